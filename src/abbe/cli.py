@@ -1,0 +1,131 @@
+"""The command line: one line a verb. `abbe --help` imports nothing but this table; a verb imports what it needs.
+
+A verb is a frozen dataclass: its fields are its options, its docstring is its help, `run()` returns the exit code.
+Exit codes: 0 all done, 1 some items failed, 2 refused before work.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from abbe import __version__
+
+VERBS: dict[str, tuple[str, str]] = {
+    "demo": ("abbe.demo:Demo", "the tour: phantom slides → features → train → compare → report.html"),
+    "encode": ("abbe.slides.encode:Encode", "slides → bags of patch features, in TRIDENT layout"),
+    "cohort phantom": ("abbe.cohorts.phantom:PhantomCohort", "a cohort with known truth, rendered"),
+    "train classify": (
+        "abbe.train.classify:TrainClassify",
+        "bags and labels → a slide classifier, with honest figures",
+    ),
+    "evaluate classify": ("abbe.evaluate.classify:EvaluateClassify", "a model and a labelled cohort → figures"),
+    "condense": ("abbe.models.condense:CondenseSlide", "a bag and a model → its tokens, and who went where"),
+    "export heatmap": ("abbe.view.heatmap:ExportHeatmap", "a slide and a model → pictures of what was kept"),
+    "bench needle": ("abbe.bench.needle:BenchNeedle", "how small an evidence each method still finds"),
+    "bench texture": ("abbe.bench.texture:BenchTexture", "patches a second of the embedded patch encoder"),
+    "verify": ("abbe.store.verify:Verify", "every missing, torn, altered or foreign file of an output folder"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the `abbe` command."""
+    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line and return its exit code; what is refused goes to stderr."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        sys.stdout.write(overview())
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        sys.stdout.write(f"abbe {__version__}\n")
+        return 0
+    verb, rest = _split(arguments)
+    if verb is None:
+        return 0 if rest else 2
+    from abbe.errors import AbbeError, InputError
+
+    module, _, name = VERBS[verb][0].partition(":")
+    kind = getattr(importlib.import_module(module), name)
+    try:
+        return int(_parse(kind, verb, rest).run())
+    except InputError as error:
+        sys.stderr.write(f"abbe {verb}: {error}\n")
+        return 2
+    except AbbeError as error:
+        sys.stderr.write(f"abbe {verb}: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write(f"abbe {verb}: interrupted; the same command goes on from here\n")
+        return 130
+
+
+def overview() -> str:
+    """The text of `abbe --help`."""
+    width = max(map(len, VERBS))
+    lines = [
+        "Abbe condenses a gigapixel pathology slide into about 32 tokens, and answers from them.",
+        "",
+        "usage: abbe VERB [options]     abbe VERB --help",
+        "",
+        *(f"  {verb:<{width}}  {phrase}" for verb, (_, phrase) in VERBS.items()),
+        "",
+        "Every verb takes --config FILE (a config.json that a run wrote; options override it). The same command again",
+        "resumes. Exit codes: 0 all done, 1 some items failed, 2 refused before work.",
+        "",
+        "example: abbe encode slides/ --out out --mpp 0.5",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _split(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """(verb, its options). (None, …) after telling what is wrong, with options empty, or after a group's help."""
+    for words in (2, 1):
+        verb = " ".join(arguments[:words])
+        if len(arguments) >= words and verb in VERBS:
+            return verb, arguments[words:]
+    group = [verb for verb in VERBS if verb.split(" ")[0] == arguments[0]]
+    if group:
+        text = "\n".join(f"  abbe {verb}  {VERBS[verb][1]}" for verb in group) + "\n"
+        asked = len(arguments) > 1 and arguments[1] in ("-h", "--help")
+        (sys.stdout if asked else sys.stderr).write(f"abbe {arguments[0]} needs one of:\n{text}")
+        return None, arguments if asked else []
+    from abbe.errors import nearest
+
+    sys.stderr.write(f"abbe: no verb {arguments[0]!r}. {nearest(arguments[0], VERBS)}\n")
+    return None, []
+
+
+def _parse(kind: type, verb: str, arguments: list[str]) -> Any:
+    import tyro
+
+    from abbe.config import read_config
+
+    given, rest = _take_config(arguments)
+    default = read_config(kind, given) if given else None
+    description = inspect.cleandoc(kind.__doc__ or "")
+    options: dict[str, Any] = {} if default is None else {"default": default}
+    return tyro.cli(kind, prog=f"abbe {verb}", description=description, args=rest, **options)
+
+
+def _take_config(arguments: list[str]) -> tuple[Path | None, list[str]]:
+    """Split `--config FILE` or `--config=FILE` off a command line."""
+    from abbe.errors import ConfigError
+
+    for at, word in enumerate(arguments):
+        if word == "--config":
+            if at + 1 == len(arguments):
+                raise ConfigError("--config needs a file")
+            return Path(arguments[at + 1]), arguments[:at] + arguments[at + 2 :]
+        if word.startswith("--config="):
+            return Path(word.removeprefix("--config=")), arguments[:at] + arguments[at + 1 :]
+    return None, arguments
+
+
+if __name__ == "__main__":
+    main()

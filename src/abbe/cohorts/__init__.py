@@ -1,0 +1,1 @@
+"""Tables with patient-level splits, and cohorts whose truth is known."""

@@ -1,0 +1,127 @@
+"""The rendered bank: encoded phantom patches of every class, site and stain setting, each belonging to one split.
+
+A feature-level slide is rows drawn from here, so thousands of slides cost minutes. A bank patch never serves two
+splits: what a model learns about a patch cannot help it on the patches it is measured on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from joblib import Parallel, delayed
+from safetensors.numpy import load_file, save_file
+
+from abbe.cohorts.tissue import TISSUE_CLASSES, render, site_stain
+from abbe.console import progress
+from abbe.errors import InputError
+from abbe.slides.patch_encoders import create_patch_encoder
+from abbe.store import commit
+
+SPLITS = ("train", "val", "test")
+SETTINGS = 3
+PATCH_SIZE = 256
+FORMAT, VERSION = "abbe-bank", 1
+_WORLD = 1 << 20  # patches are cut at random places of a plane this wide, in pixels
+
+
+@dataclass(frozen=True)
+class BankPlan:
+    """What a bank holds. A cell is one class of one site in one of its three stain settings."""
+
+    sites: int = 3
+    """sites, each with its own stain and texture"""
+    normal: tuple[int, int, int] = (12, 4, 8)
+    """patches a cell for train, val and test, of each class without tumour"""
+    tumour: tuple[int, int, int] = (20, 6, 14)
+    """the same for each tumour class: what a task turns on must be seen in many instances"""
+    seed: int = 0
+    """of the rendered world"""
+    encoder: str = "texture"
+    """patch encoder"""
+
+    def __post_init__(self) -> None:
+        for name in ("normal", "tumour"):
+            if min(getattr(self, name)) < 1:
+                raise InputError(f"bank: {name} needs at least one patch a split, got {getattr(self, name)}")
+        if self.sites < 1:
+            raise InputError(f"bank: sites must be at least 1, got {self.sites}")
+
+    def per_cell(self, cls: int) -> tuple[int, int, int]:
+        """Patches of a class in each split, for one site and setting."""
+        return self.tumour if TISSUE_CLASSES[cls].startswith("tumour") else self.normal
+
+
+@dataclass(frozen=True, eq=False)
+class PatchBank:
+    """Rows and what they are. features: [M, D] float32; cls, site, setting, split: [M] int64 (split: 0, 1, 2)."""
+
+    plan: BankPlan
+    features: np.ndarray
+    cls: np.ndarray
+    site: np.ndarray
+    setting: np.ndarray
+    split: np.ndarray
+
+    def rows(self, *, cls: int, site: int, setting: int, split: int) -> np.ndarray:
+        """Row numbers of one cell in one split."""
+        here = (self.cls == cls) & (self.site == site) & (self.setting == setting) & (self.split == split)
+        return np.flatnonzero(here)
+
+
+def bank(plan: BankPlan, folder: str | Path, *, workers: int | None = None) -> PatchBank:
+    """The bank of this plan in `folder`: read if it is there and whole, rendered and encoded otherwise."""
+    folder = Path(folder)
+    tensors, record = folder / "bank.safetensors", folder / "bank.json"
+    if commit.is_done(tensors) and commit.is_done(record):
+        if json.loads(record.read_text(encoding="utf-8"))["plan"] == json.loads(json.dumps(asdict(plan))):
+            return PatchBank(plan, **load_file(tensors))
+        raise InputError(f"{record}: this bank was made with another plan; use another folder, or remove it")
+    made = _render(plan, workers or os.cpu_count() or 1)
+    arrays = {name: value for name, value in vars(made).items() if isinstance(value, np.ndarray)}
+    with commit.commit(tensors, format=FORMAT, version=VERSION) as temporary:
+        save_file(arrays, temporary)
+    described = {"plan": asdict(plan), "classes": list(TISSUE_CLASSES), "patches": len(made.cls)}
+    commit.write_json(record, described, format=FORMAT, version=VERSION)
+    return made
+
+
+def _render(plan: BankPlan, workers: int) -> PatchBank:
+    cells = [
+        (cls, site, setting)
+        for cls in range(len(TISSUE_CLASSES))
+        for site in range(plan.sites)
+        for setting in range(SETTINGS)
+    ]
+    jobs = (delayed(encode_cell)(plan, *cell) for cell in cells)
+    features = []
+    with progress("rendering the bank", len(cells)) as bar:
+        # Processes, because rendering is many small array operations that hold the interpreter.
+        for rows in Parallel(n_jobs=workers, return_as="generator")(jobs):
+            features.append(rows)
+            bar.advance(bar.task_ids[0])
+    sizes = [plan.per_cell(cls) for cls, _, _ in cells]
+    columns = np.repeat(np.array(cells, dtype=np.int64), [sum(size) for size in sizes], axis=0)
+    split = np.concatenate([np.repeat(np.arange(3), size) for size in sizes])
+    return PatchBank(plan, np.concatenate(features), columns[:, 0], columns[:, 1], columns[:, 2], split)
+
+
+def cell_patches(plan: BankPlan, cls: int, site: int, setting: int) -> np.ndarray:
+    """The patches of one cell, uint8 [n, 256, 256, 3], splits in order."""
+    rng = np.random.default_rng([plan.seed, cls, site, setting])
+    stain = site_stain(site, setting, plan.seed)
+    places = rng.integers(0, _WORLD, size=(sum(plan.per_cell(cls)), 2))
+    seeds = rng.integers(0, 2**31, size=len(places))
+    patches = [
+        render(int(x), int(y), PATCH_SIZE, PATCH_SIZE, cls, stain=stain, seed=int(seed))
+        for (x, y), seed in zip(places, seeds, strict=True)
+    ]
+    return np.stack(patches)
+
+
+def encode_cell(plan: BankPlan, cls: int, site: int, setting: int) -> np.ndarray:
+    """Features of one cell's patches, float32 [n, D]."""
+    return np.asarray(create_patch_encoder(plan.encoder)(cell_patches(plan, cls, site, setting)), dtype=np.float32)

@@ -1,0 +1,171 @@
+"""Whole phantom slides: a layout becomes a pyramidal TIFF that OpenSlide opens, and its truth beside it.
+
+A slide is rendered tile by tile; of level 0 only one row of tiles is ever held. The level below grows as those rows
+pass (a 16th of the pixels at factor 4), and the rest follow from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+from abbe.cohorts.layout import Layout, pixel_classes
+from abbe.cohorts.tissue import GLASS, MPP, TISSUE_CLASSES, Stain, render
+from abbe.errors import InputError
+from abbe.store.commit import commit, write_json
+
+TILE = 512
+QUALITY = 85
+MIN_LEVELS = 3
+_SMALLEST = 512  # pixels: levels are added until the longer side is at most this
+_PIXELS_PER_CM = round(10_000 / MPP)
+
+Pixels = NDArray[np.uint8]
+
+
+def write_phantom_slide(
+    folder: str | Path,
+    slide_id: str,
+    layout: Layout,
+    *,
+    stain: Stain,
+    seed: int,
+    patch_size: int = 256,
+    factor: int = 4,
+) -> Path:
+    """Write ``slides/<slide_id>.tiff`` and ``truth/<slide_id>.png`` and ``.json``; return the slide's path.
+
+    The slide has tiles of 512 pixels in JPEG, 0.5 microns a pixel, and levels ``factor`` (2 or 4) apart, at least
+    three. The PNG holds for every patch the class most of its pixels have (``GLASS`` included); the JSON says what the
+    numbers mean. Same arguments, same bytes. Raises InputError for a bad slide id, factor, or a raster too small.
+    """
+    folder = Path(folder)
+    if not slide_id or Path(slide_id).name != slide_id or slide_id.startswith("."):
+        raise InputError(f"write_phantom_slide: slide_id must be a plain file name, got {slide_id!r}")
+    if factor not in (2, 4):
+        raise InputError(f"write_phantom_slide: factor must be 2 or 4, got {factor}")
+    rows, columns = layout.shape
+    height, width = rows * patch_size, columns * patch_size
+    if min(height, width) < factor ** (MIN_LEVELS - 1):
+        raise InputError(f"write_phantom_slide: {width} x {height} pixels are too few for {MIN_LEVELS} levels")
+    painter = _Painter(layout, stain, seed, patch_size, factor)
+    path = folder / "slides" / f"{slide_id}.tiff"
+    with (
+        commit(path, format="phantom-slide", version=1) as temporary,
+        tifffile.TiffWriter(temporary, bigtiff=height * width > 2**32) as tiff,
+    ):
+        _write_level(tiff, painter.tiles(), (height, width, 3), scale=1)
+        level, scale = painter.below, factor
+        for number in range(1, 32):
+            _write_level(tiff, _cut(level), level.shape, scale=scale)
+            if number + 1 >= MIN_LEVELS and max(level.shape) <= _SMALLEST:
+                break
+            level, scale = _reduced(level, factor), scale * factor
+    truth = painter.truth()
+    with commit(folder / "truth" / f"{slide_id}.png", format="abbe-truth-map", version=1) as temporary:
+        Image.fromarray(truth).save(temporary)
+    values, counts = np.unique(truth[truth != GLASS], return_counts=True)
+    record = {
+        "format": "abbe-truth",
+        "version": 1,
+        "slide_id": slide_id,
+        "classes": list(TISSUE_CLASSES),
+        "glass": GLASS,
+        "patch_size": patch_size,
+        "mpp": MPP,
+        "shape": [rows, columns],
+        "counts": {TISSUE_CLASSES[value]: count for value, count in zip(values.tolist(), counts.tolist(), strict=True)},
+        "seed": seed,
+        "stain": asdict(stain),
+    }
+    write_json(folder / "truth" / f"{slide_id}.json", record, format="abbe-truth", version=1)
+    return path
+
+
+class _Painter:
+    """Renders level 0 as a stream of tiles and keeps what else is wanted of it: the next level and the truth."""
+
+    def __init__(self, layout: Layout, stain: Stain, seed: int, patch_size: int, factor: int) -> None:
+        self.layout, self.stain, self.seed = layout, stain, seed
+        self.patch_size, self.factor = patch_size, factor
+        rows, columns = layout.shape
+        self.height, self.width = rows * patch_size, columns * patch_size
+        self.below: Pixels = np.empty((self.height // factor, self.width // factor, 3), np.uint8)
+        self._votes = np.zeros((rows, columns, len(TISSUE_CLASSES) + 1), np.int32)  # glass is the last column
+
+    def tiles(self) -> Iterator[Pixels]:
+        """Tiles of level 0 in raster order; those at the right and lower border run over it."""
+        for y in range(0, self.height, TILE):
+            strip = []
+            for x in range(0, self.width, TILE):
+                classes = pixel_classes(self.layout, x, y, TILE, TILE, self.patch_size, self.seed)
+                self._vote(classes[: self.height - y, : self.width - x], x, y)
+                strip.append(render(x, y, TILE, TILE, classes, stain=self.stain, seed=self.seed))
+            first = y // self.factor
+            reduced = _reduced(np.concatenate(strip, axis=1), self.factor)[: len(self.below) - first]
+            self.below[first : first + len(reduced)] = reduced[:, : self.below.shape[1]]
+            yield from strip
+
+    def _vote(self, classes: Pixels, x: int, y: int) -> None:
+        """Count the classes of a piece's pixels for the patches it covers."""
+        size, kinds = self.patch_size, self._votes.shape[2]
+        top, left = y // size, x // size
+        rows = (np.arange(y, y + classes.shape[0]) // size - top)[:, None]
+        columns = (np.arange(x, x + classes.shape[1]) // size - left)[None, :]
+        down, across = int(rows[-1, 0]) + 1, int(columns[0, -1]) + 1
+        votes = np.bincount(
+            ((rows * across + columns) * kinds + np.minimum(classes, kinds - 1)).ravel(),
+            minlength=down * across * kinds,
+        )
+        self._votes[top : top + down, left : left + across] += votes.reshape(down, across, kinds).astype(np.int32)
+
+    def truth(self) -> Pixels:
+        """The majority class of every patch, uint8 ``[rows, cols]``."""
+        winner = self._votes.argmax(2)
+        return np.where(winner == len(TISSUE_CLASSES), GLASS, winner).astype(np.uint8)
+
+
+def _reduced(image: Pixels, factor: int) -> Pixels:
+    """Means over blocks of ``factor`` pixels, rounded; what does not fill a block is left out."""
+    height, width = (max(1, side // factor) for side in image.shape[:2])
+    blocks = image[: height * factor, : width * factor].astype(np.uint16)
+    down = blocks.reshape(height, -1, *blocks.shape[1:]).sum(1, dtype=np.uint16)
+    total = down.reshape(height, width, -1, 3).sum(2, dtype=np.uint16)
+    area = factor * factor
+    return ((total + area // 2) // area).astype(np.uint8)
+
+
+def _cut(image: Pixels) -> Iterator[Pixels]:
+    """Full tiles of an image in raster order, the border ones filled up with their last row and column."""
+    height, width = image.shape[:2]
+    padded = np.pad(image, ((0, -height % TILE), (0, -width % TILE), (0, 0)), mode="edge")
+    for y in range(0, height, TILE):
+        for x in range(0, width, TILE):
+            yield padded[y : y + TILE, x : x + TILE]
+
+
+def _write_level(tiff: tifffile.TiffWriter, tiles: Iterator[Pixels], shape: tuple[int, ...], *, scale: int) -> None:
+    """One level as a page of its own, the form of pyramid OpenSlide's generic TIFF reader takes."""
+    tiff.write(
+        tiles,
+        shape=shape,
+        dtype=np.uint8,
+        tile=(TILE, TILE),
+        photometric="rgb",  # of what is given; JPEG stores YCbCr, and the page says so
+        compression="jpeg",
+        compressionargs={"level": QUALITY},
+        subsampling=(2, 2),
+        subfiletype=0 if scale == 1 else 1,
+        resolution=(_PIXELS_PER_CM / scale, _PIXELS_PER_CM / scale),
+        resolutionunit="CENTIMETER",
+        software="abbe",
+        description="Abbe phantom slide" if scale == 1 else None,
+        metadata=None,
+        maxworkers=1,  # the order of tiles, and so the bytes, must not depend on threads
+    )

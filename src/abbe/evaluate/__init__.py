@@ -1,0 +1,1 @@
+"""Protocols that turn a model and a cohort into figures with intervals."""

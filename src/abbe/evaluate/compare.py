@@ -1,0 +1,114 @@
+"""Several methods on one cohort, over several seeds, on the same test slides: figures, and paired differences."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from joblib import Parallel, delayed
+
+from abbe.console import progress
+from abbe.metrics.bootstrap import Interval, Statistic, seeds_and_patients_bootstrap
+from abbe.metrics.predictions import read_predictions, statistic
+from abbe.models.classifier import Pooling
+from abbe.train.classify import TrainClassify, train_classifier
+from abbe.train.loop import Recipe
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One row of a comparison: a condenser with its budget and how its tokens are pooled."""
+
+    condenser: str
+    tokens: int | float = 32
+    pooling: Pooling = "attention"
+    options: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Such as `tcssa-32-attention`."""
+        return "-".join([self.condenser, f"{self.tokens:g}", self.pooling, *self.options])
+
+
+def train_all(
+    contenders: Sequence[Contender],
+    *,
+    features: Path,
+    labels: Path,
+    out: Path,
+    recipe: Recipe,
+    seeds: Sequence[int],
+    workers: int | None = None,
+    draws: int = 1000,
+) -> dict[str, list[dict[str, Any]]]:
+    """Train every contender with every seed, each in its own folder under `out`; results by contender, a list of seeds.
+
+    Runs are independent, one a core: two at a time on two cores are faster than one that uses both.
+    Finished runs are read back, not repeated.
+    """
+    workers = min(workers or os.cpu_count() or 1, len(contenders) * len(seeds))
+    runs = [
+        TrainClassify(
+            features=features,
+            labels=labels,
+            out=out / contender.name / f"seed{seed}",
+            condenser=contender.condenser,
+            tokens=contender.tokens,
+            condenser_options=contender.options,
+            pooling=contender.pooling,
+            recipe=Recipe(**{**vars(recipe), "seed": seed}),
+            draws=draws,
+        )
+        for seed in seeds
+        for contender in contenders
+    ]
+    reports: dict[str, list[dict[str, Any]]] = {contender.name: [] for contender in contenders}
+    with progress("training", len(runs)) as bar:
+        jobs = (delayed(_train_one)(run, max(1, (os.cpu_count() or 1) // workers)) for run in runs)
+        for run, report in zip(runs, Parallel(n_jobs=workers, return_as="generator")(jobs), strict=True):
+            reports[run.out.parent.name].append(report)
+            bar.advance(bar.task_ids[0])
+    return reports
+
+
+def _train_one(run: TrainClassify, threads: int) -> dict[str, Any]:
+    torch.set_num_threads(threads)
+    return train_classifier(run)
+
+
+def predictions_on_test(out: Path, name: str, seeds: Sequence[int]) -> list[pd.DataFrame]:
+    """The test predictions of one contender, a table a seed."""
+    tables = [read_predictions(out / name / f"seed{seed}" / "predictions.parquet") for seed in seeds]
+    return [table[table["split"] == "test"].reset_index(drop=True) for table in tables]
+
+
+def over_seeds(tables: Sequence[pd.DataFrame], metric: str, *, draws: int = 1000) -> Interval:
+    """Mean over seeds of a metric on the same slides; the interval resamples patients and seeds."""
+    cases = tables[0]["case_id"].astype(str).tolist()
+    return seeds_and_patients_bootstrap(cases, [statistic(table, metric) for table in tables], draws=draws)
+
+
+def paired_difference(
+    first: Sequence[pd.DataFrame], second: Sequence[pd.DataFrame], metric: str, *, draws: int = 1000
+) -> Interval:
+    """Mean over seeds of (first − second) on the same slides, patients and seeds resampled together."""
+    cases = first[0]["case_id"].astype(str).tolist()
+    if any(list(table["slide_id"]) != list(first[0]["slide_id"]) for table in (*first, *second)):
+        raise ValueError("paired_difference: the tables list different slides")
+
+    def difference(one: pd.DataFrame, other: pd.DataFrame) -> Statistic:
+        a, b = statistic(one, metric), statistic(other, metric)
+
+        def value(rows: np.ndarray) -> float:
+            return a(rows) - b(rows)
+
+        return value
+
+    pairs = [difference(one, other) for one, other in zip(first, second, strict=True)]
+    return seeds_and_patients_bootstrap(cases, pairs, draws=draws)

@@ -1,0 +1,78 @@
+"""Intervals that resample patients: slides of one patient are not independent, so they come and go together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+Statistic = Callable[[np.ndarray], float]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure, its 95 % percentile interval, and what was counted.
+
+    resamples: bootstrap samples in which the figure exists (all classes present), out of `drawn`.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    patients: int
+    resamples: int
+    drawn: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {key: None if value != value else value for key, value in asdict(self).items()}  # NaN is not JSON
+
+
+def patient_rows(cases: Sequence[str]) -> list[np.ndarray]:
+    """Row numbers of each patient, patients in sorted order."""
+    names, inverse = np.unique(np.asarray(cases, dtype=object).astype(str), return_inverse=True)
+    return [np.flatnonzero(inverse == k) for k in range(len(names))]
+
+
+def resample_patients(cases: Sequence[str], draws: int, seed: int) -> list[np.ndarray]:
+    """`draws` bootstrap samples as row numbers: patients with replacement, all slides of each drawn patient."""
+    rows = patient_rows(cases)
+    rng = np.random.default_rng(seed)
+    return [np.concatenate([rows[k] for k in rng.integers(len(rows), size=len(rows))]) for _ in range(draws)]
+
+
+def patient_bootstrap(cases: Sequence[str], statistic: Statistic, *, draws: int = 1000, seed: int = 0) -> Interval:
+    """95 % percentile interval of `statistic(rows)` over resampled patients (Efron & Tibshirani 1993, ch. 13).
+
+    statistic: a figure from row numbers of the table; NaN where it does not exist, which is counted, not hidden.
+    """
+    values = np.array([statistic(rows) for rows in resample_patients(cases, draws, seed)])
+    return interval(statistic(np.arange(len(cases))), values, cases)
+
+
+def seeds_and_patients_bootstrap(
+    cases: Sequence[str], statistics: Sequence[Statistic], *, draws: int = 1000, seed: int = 0
+) -> Interval:
+    """The mean over training seeds of a figure on the same slides, resampling seeds and patients together.
+
+    statistics: one a seed. Both sources of chance are in the interval: which patients, and which initialisation.
+    """
+    rng = np.random.default_rng([seed, 1])
+    values = []
+    for rows in resample_patients(cases, draws, seed):
+        drawn = rng.integers(len(statistics), size=len(statistics))
+        values.append(np.mean([statistics[k](rows) for k in drawn]))
+    everything = np.arange(len(cases))
+    return interval(float(np.mean([statistic(everything) for statistic in statistics])), np.array(values), cases)
+
+
+def interval(value: float, resampled: np.ndarray, cases: Sequence[str]) -> Interval:
+    """Percentile interval from resampled values, leaving out (and counting) those that do not exist."""
+    valid = resampled[np.isfinite(resampled)]
+    low, high = np.percentile(valid, [2.5, 97.5]) if len(valid) else (float("nan"), float("nan"))
+    return Interval(float(value), float(low), float(high), len(cases), len(set(cases)), len(valid), len(resampled))

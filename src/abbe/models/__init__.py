@@ -1,0 +1,1 @@
+"""What answers from tokens: the classifier, and saving and loading."""

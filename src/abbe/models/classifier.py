@@ -1,0 +1,107 @@
+"""Slide → class: a condenser, then a head that pools the weighted tokens.
+
+Head: LayerNorm → pooled over valid tokens → MLP(512, GELU, dropout 0.3), as in the TC-SSA authors' code. Every pooling
+honours `TokenBatch.weight` and `mask`: a plain mean would drown K chosen tokens in N − K noises on a soft path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from abbe.condensers import create_condenser
+from abbe.errors import ConfigError
+from abbe.ops.segments import segment_mean, segment_softmax, segment_sum
+from abbe.types import Condensed, TokenBatch
+
+Pooling = Literal["mean", "attention"]
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """All that is needed to build a classifier again. `dim` is the width of the features, `encoder` what made them."""
+
+    dim: int
+    classes: tuple[str, ...]
+    condenser: str = "tcssa"
+    condenser_options: dict[str, Any] = field(default_factory=dict)
+    pooling: Pooling = "mean"
+    hidden: int = 512
+    dropout: float = 0.3
+    encoder: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.classes) < 2:
+            raise ConfigError(f"a classifier needs at least two classes, got {list(self.classes)}")
+        if self.pooling not in ("mean", "attention"):
+            raise ConfigError(f"pooling must be 'mean' or 'attention', got {self.pooling!r}")
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """logits: [B, C].   attention: [T] share of each token in its slide's pooled vector, Σ = 1 a slide.
+
+    condensed: what the condenser gave; `condensed.losses` belong to the training loss.
+    """
+
+    logits: Tensor
+    attention: Tensor
+    condensed: Condensed
+
+    @property
+    def probabilities(self) -> Tensor:
+        """[B, C], rows sum to 1."""
+        return self.logits.softmax(1)
+
+
+class Classifier(nn.Module):
+    """TokenBatch → Prediction."""
+
+    kind = "classifier"
+
+    def __init__(self, config: ClassifierConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.condenser = create_condenser(config.condenser, dim=config.dim, **config.condenser_options)
+        width = self.condenser.width
+        self.norm = nn.LayerNorm(width)
+        self.pool = GatedAttention(width) if config.pooling == "attention" else None
+        self.head = nn.Sequential(
+            nn.Linear(width, config.hidden),
+            nn.GELU(),
+            nn.Dropout(config.dropout),
+            nn.Linear(config.hidden, len(config.classes)),
+        )
+
+    def forward(self, batch: TokenBatch, *, tokens: int | float | Sequence[int] | None = None) -> Prediction:
+        """Classify every slide of the batch; `tokens` is a budget for this call, where the method allows one."""
+        condensed = self.condenser(batch, tokens=tokens)
+        kept = condensed.tokens
+        rows, slide, b = self.norm(kept.features), kept.slide_index, len(kept)
+        weight = kept.weight * kept.mask
+        if self.pool is None:
+            total = segment_sum(weight, slide, b).clamp_min(1e-9)
+            attention = weight / total[slide]
+            pooled = segment_mean(rows, weight, slide, b)
+        else:
+            logits = self.pool(rows).float() + (kept.weight + 1e-6).log()
+            attention = segment_softmax(logits.masked_fill(~kept.mask, -torch.inf), slide, b)
+            pooled = segment_sum(rows * attention[:, None].to(rows.dtype), slide, b)
+        return Prediction(self.head(pooled), attention, condensed)
+
+
+class GatedAttention(nn.Module):
+    """One logit a token: w · (tanh(V x) ⊙ sigmoid(U x)). [T, D] → [T]. Source: Ilse, Tomczak & Welling 2018, eq. 9."""
+
+    def __init__(self, width: int, hidden: int = 256) -> None:
+        super().__init__()
+        self.value = nn.Linear(width, hidden)
+        self.gate = nn.Linear(width, hidden)
+        self.logit = nn.Linear(hidden, 1)
+
+    def forward(self, rows_TD: Tensor) -> Tensor:
+        return self.logit(self.value(rows_TD).tanh() * self.gate(rows_TD).sigmoid()).squeeze(1)

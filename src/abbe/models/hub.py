@@ -1,0 +1,100 @@
+"""Models on disk and on the hub: a folder of config.json, model.safetensors and README.md. No pickle anywhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors
+from safetensors.torch import load_file, save_file
+
+from abbe import __version__
+from abbe.errors import CheckpointError, nearest
+from abbe.models.classifier import Classifier, ClassifierConfig
+from abbe.store import commit
+
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+FORMAT, VERSION = "abbe-model", 1
+
+
+def save_pretrained(model: Classifier, folder: str | Path, *, card: str) -> None:
+    """Commit a model folder. `card` is the README: what it was trained on and how well it does, in Markdown."""
+    folder = Path(folder)
+    with commit.commit(folder / WEIGHTS, format=FORMAT, version=VERSION) as temporary:
+        state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+        save_file(state, temporary, metadata={"format": "pt", "abbe": __version__})
+    commit.write_text(folder / CARD, card, format="model-card")
+    # The configuration comes last: a folder with one is a folder that is whole.
+    commit.write_json(folder / CONFIG, describe(model), format=FORMAT, version=VERSION)
+
+
+def describe(model: Classifier) -> dict[str, Any]:
+    """What config.json holds."""
+    return {
+        "model_type": f"abbe-{model.kind}",
+        "format_version": VERSION,
+        "abbe_version": __version__,
+        **dataclasses.asdict(model.config),
+    }
+
+
+def load(name: str | Path, *, revision: str | None = None) -> Classifier:
+    """The model in a local folder, or on the hub under this id, in eval mode on the CPU.
+
+    Raises CheckpointError naming the file that is missing, altered or of another kind.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        folder = _download(str(name), revision)
+    config = _read_config(folder / CONFIG)
+    model = Classifier(config)
+    weights = folder / WEIGHTS
+    if not weights.is_file():
+        raise CheckpointError(f"{weights}: missing; a model folder holds {CONFIG} and {WEIGHTS}")
+    # Folders from elsewhere have no sidecar; one of ours that has changed since is refused.
+    if commit.read_sidecar(weights) is not None and not commit.is_done(weights):
+        raise CheckpointError(
+            f"{weights}: its bytes are not the ones that were written (see {WEIGHTS}{commit.SIDECAR})"
+        )
+    try:
+        missing, unexpected = model.load_state_dict(load_file(weights), strict=False)
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        raise CheckpointError(f"{weights}: cannot be read as the weights of this model: {error}") from error
+    if missing or unexpected:
+        raise CheckpointError(f"{weights}: does not fit {CONFIG}: missing {missing}, unexpected {unexpected}")
+    return model.eval()
+
+
+def _read_config(path: Path) -> ClassifierConfig:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: missing; a model folder holds {CONFIG} and {WEIGHTS}")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not JSON ({error})") from error
+    kind = values.pop("model_type", None)
+    if kind != "abbe-classifier":
+        raise CheckpointError(f"{path}: model_type is {kind!r}; this version loads 'abbe-classifier'")
+    if values.pop("format_version", None) != VERSION:
+        raise CheckpointError(f"{path}: format_version must be {VERSION}; it was made with another version of Abbe")
+    values.pop("abbe_version", None)
+    known = [item.name for item in dataclasses.fields(ClassifierConfig)]
+    for key in values:
+        if key not in known:
+            raise CheckpointError(f"{path}: unknown key {key!r}. {nearest(key, known)}")
+    try:
+        return ClassifierConfig(**{**values, "classes": tuple(values["classes"])})
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: a key is missing or of a wrong type ({error})") from error
+
+
+def _download(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=[CONFIG, WEIGHTS, CARD]))
+    except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise CheckpointError(f"{name}: neither a folder here nor a model the hub would give ({error})") from error

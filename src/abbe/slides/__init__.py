@@ -1,0 +1,1 @@
+"""From a slide file to patches, and from patches to a bag of features."""

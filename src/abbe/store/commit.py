@@ -1,0 +1,140 @@
+"""The one way anything reaches disk: temporary file → close → fsync → rename → fsync of the folder, then a sidecar.
+
+A file `X` is *done* when its sidecar `X.sha256.json` exists and the hash in it is the hash of `X`. The sidecar is
+written last, by the same routine, so a run killed at any moment leaves either a done file or one that is made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from abbe import __version__
+from abbe.errors import StoreError
+
+SIDECAR = ".sha256.json"
+State = Literal["done", "missing", "unsigned", "torn", "altered"]
+
+
+@contextlib.contextmanager
+def commit(path: str | Path, *, format: str, version: int, made_with: dict[str, Any] | None = None) -> Iterator[Path]:
+    """Give a temporary path to write to; on a clean exit it becomes `path`, with its sidecar.
+
+    The temporary file lies in the same folder and keeps the suffix, so that libraries which choose a format by suffix
+    agree. If the body raises, the temporary file is removed and whatever stood under `path` is untouched.
+    `made_with` (plain JSON values) goes into the sidecar: what a later run compares before it takes the file as done.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}"
+    try:
+        yield temporary
+        if not temporary.is_file():
+            raise StoreError(f"{path}: nothing was written to the temporary file {temporary.name}")
+        digest, size = file_sha256(temporary), temporary.stat().st_size
+        _into_place(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sidecar = {
+        "sha256": digest,
+        "size": size,
+        "format": format,
+        "version": version,
+        "made_with": {"abbe": __version__, **(made_with or {})},
+    }
+    _write_sidecar(sidecar_path(path), sidecar)
+
+
+def write_bytes(path: str | Path, data: bytes, *, format: str, version: int = 1, **made_with: Any) -> None:
+    """Commit `data` under `path`."""
+    with commit(path, format=format, version=version, made_with=made_with) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: str | Path, text: str, *, format: str, version: int = 1, **made_with: Any) -> None:
+    """Commit `text` under `path` as UTF-8 with the line ends it has."""
+    write_bytes(path, text.encode("utf-8"), format=format, version=version, **made_with)
+
+
+def write_json(path: str | Path, value: Any, *, format: str, version: int = 1, **made_with: Any) -> None:
+    """Commit `value` as indented JSON. NaN and infinities are refused: they are not JSON."""
+    write_text(path, to_json(value), format=format, version=version, **made_with)
+
+
+def to_json(value: Any) -> str:
+    """Indented JSON with a closing newline, non-ASCII letters kept. Raises ValueError for NaN and infinities."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def sidecar_path(path: str | Path) -> Path:
+    """Where the sidecar of `path` lies."""
+    path = Path(path)
+    return path.with_name(path.name + SIDECAR)
+
+
+def read_sidecar(path: str | Path) -> dict[str, Any] | None:
+    """The sidecar of `path`, or None where there is none. StoreError if there is one that cannot be read."""
+    sidecar = sidecar_path(path)
+    try:
+        text = sidecar.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    try:
+        value = json.loads(text)
+        if not isinstance(value["sha256"], str) or not isinstance(value["size"], int):
+            raise TypeError("sha256 must be a string and size an integer")
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{sidecar}: not a sidecar ({error}); remove it and run the command again") from error
+    return dict(value)
+
+
+def state(path: str | Path) -> State:
+    """What stands under `path`: `done` only if the sidecar's hash is the file's; reads the whole file to say so."""
+    path = Path(path)
+    if not path.is_file():
+        return "missing"
+    sidecar = read_sidecar(path)
+    if sidecar is None:
+        return "unsigned"
+    if path.stat().st_size != sidecar["size"]:
+        return "torn"
+    return "done" if file_sha256(path) == sidecar["sha256"] else "altered"
+
+
+def is_done(path: str | Path) -> bool:
+    """True if `path` exists and its sidecar verifies."""
+    return state(path) == "done"
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, as hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _into_place(temporary: Path, path: Path) -> None:
+    with open(temporary, "rb+") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _write_sidecar(path: Path, value: dict[str, Any]) -> None:
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
+    try:
+        temporary.write_text(to_json(value), encoding="utf-8")
+        _into_place(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,44 @@
+"""`outcomes.csv`: what became of every item of a run. Nothing is dropped without a row."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+from abbe.store.commit import write_text
+
+Result = Literal["done", "empty", "failed", "skipped"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One row. `stage` and `reason` say where and why for anything but `done`; `seconds` is wall time."""
+
+    slide_id: str
+    path: str
+    outcome: Result
+    stage: str = ""
+    reason: str = ""
+    patches: int = 0
+    seconds: float = 0.0
+
+
+def write_outcomes(path: Path, outcomes: list[Outcome]) -> None:
+    """Commit the table, in the order given. Line breaks inside a reason become spaces."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [item.name for item in fields(Outcome)], lineterminator="\n")
+    writer.writeheader()
+    for outcome in outcomes:
+        row = asdict(outcome)
+        row["reason"] = " ".join(outcome.reason.split())
+        row["seconds"] = f"{outcome.seconds:.2f}"
+        writer.writerow(row)
+    write_text(path, text.getvalue(), format="outcomes")
+
+
+def exit_code(outcomes: list[Outcome]) -> int:
+    """0 if nothing failed, 1 otherwise. An empty slide is a result, not a failure."""
+    return int(any(outcome.outcome == "failed" for outcome in outcomes))

@@ -1,0 +1,77 @@
+"""Exact resume: everything a run needs to go on as if it had not stopped, in safetensors and json. No pickle.
+
+<folder>/state.safetensors   weights, optimiser moments, generator states, best weights so far
+<folder>/state.json          epoch, schedule, optimiser groups, history; names the hash of the tensors it goes with
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from abbe.errors import CheckpointError
+from abbe.store import commit
+
+TENSORS, VALUES = "state.safetensors", "state.json"
+FORMAT, VERSION = "abbe-checkpoint", 1
+
+
+def save(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+    """Commit a checkpoint, replacing the last. Tensors first; values name their hash, so a torn pair is noticed."""
+    with commit.commit(folder / TENSORS, format=FORMAT, version=VERSION) as temporary:
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary)
+    sidecar = commit.read_sidecar(folder / TENSORS)
+    assert sidecar is not None
+    commit.write_json(folder / VALUES, {**values, "tensors_sha256": sidecar["sha256"]}, format=FORMAT, version=VERSION)
+
+
+def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """(tensors, values) of the checkpoint in `folder`, or None where there is none.
+
+    Raises CheckpointError for one that is there but not whole.
+    """
+    if not (folder / VALUES).is_file():
+        return None
+    for name in (TENSORS, VALUES):
+        found = commit.state(folder / name)
+        if found != "done":
+            raise CheckpointError(f"{folder / name}: {found}; remove the folder {folder} to start this run again")
+    values = json.loads((folder / VALUES).read_text(encoding="utf-8"))
+    if values.pop("tensors_sha256") != commit.file_sha256(folder / TENSORS):
+        raise CheckpointError(f"{folder}: {VALUES} and {TENSORS} are of two moments; remove the folder to start again")
+    return load_file(folder / TENSORS), values
+
+
+def remove(folder: Path) -> None:
+    """Remove a checkpoint that is no longer needed."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimiser's state_dict as (tensors by "optimizer/<parameter>/<name>", plain values)."""
+    state = optimizer.state_dict()
+    tensors: dict[str, Tensor] = {}
+    scalars: dict[str, dict[str, Any]] = {}
+    for parameter, entries in state["state"].items():
+        for name, value in entries.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer/{parameter}/{name}"] = value
+            else:
+                scalars.setdefault(str(parameter), {})[name] = value
+    return tensors, {"groups": state["param_groups"], "scalars": scalars}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+    """Put back what `optimizer_state` took."""
+    state: dict[int, dict[str, Any]] = {int(key): dict(value) for key, value in values["scalars"].items()}
+    for key, value in tensors.items():
+        if key.startswith("optimizer/"):
+            _, parameter, name = key.split("/", 2)
+            state.setdefault(int(parameter), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": values["groups"]})

@@ -1,0 +1,232 @@
+"""`abbe train classify`: a labels table and a folder of features in, a model and its honest figures out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import nn
+from torch.nn import functional as F
+
+from abbe import __version__
+from abbe.cohorts.dataset import Cohort, Item, Labelled, SlideDataset, gather
+from abbe.cohorts.tables import read_labels, split_patients
+from abbe.condensers import create_condenser
+from abbe.console import result
+from abbe.errors import ConfigError, TableError
+from abbe.metrics.predictions import figures, summary, write_predictions
+from abbe.models.classifier import Classifier, ClassifierConfig, Pooling
+from abbe.models.hub import save_pretrained
+from abbe.models.predict import predict
+from abbe.store import commit
+from abbe.train import checkpoint
+from abbe.train.loop import Recipe, Step, fit
+
+
+@dataclass(frozen=True)
+class TrainClassify:
+    """Train a slide classifier on features from disk, and evaluate it on held-out patients.
+
+    Example:
+      abbe train classify --features out/20x_256px_0px_overlap/features_texture --labels labels.csv --out run
+
+    Writes run/model (load it with abbe.load), history.csv, predictions.parquet, result.json and config.json. The same
+    command again goes on where it stopped; a finished run is not repeated.
+    """
+
+    features: Path
+    """folder of <slide_id>.h5 feature files"""
+    labels: Path
+    """csv with slide_id, case_id, a label column, and optionally split (train | val | test)"""
+    out: Path
+    """folder of this run"""
+    label: str = "label"
+    """column of the labels table to learn"""
+    condenser: str = "tcssa"
+    """method that condenses a slide's patches"""
+    tokens: int | float = 32
+    """budget: a count, or a keep rate in (0, 1]"""
+    condenser_options: tuple[str, ...] = ()
+    """further options of the condenser, as name=value, e.g. aux_weight=0.01"""
+    pooling: Pooling = "mean"
+    """how the head pools tokens"""
+    recipe: Recipe = field(default_factory=Recipe)
+    split_seed: int = 0
+    """of the patient-level split, where the table has no column split"""
+    draws: int = 1000
+    """bootstrap samples of patients behind each interval"""
+    allow_missing: bool = False
+    """go on without slides whose features are missing, broken or empty; they are listed in the result"""
+    resume: bool = True
+    """go on from this folder's checkpoint; --no-resume starts again"""
+    cpu: bool = False
+    """train on the CPU even where there is an accelerator"""
+    json: bool = False
+    """print the result as JSON"""
+
+    def run(self) -> int:
+        report = train_classifier(self)
+        test = report["figures"]["test"]
+        lines = [f"{name}: {_shown(value)}" for name, value in test.items()]
+        text = "\n".join([f"test slides: {report['slides']['test']}", *lines, f"model: {self.out / 'model'}"])
+        result(text, report, json_output=self.json)
+        return 0
+
+
+def train_classifier(run: TrainClassify) -> dict[str, Any]:
+    """Train, evaluate, write; return what result.json holds. A finished run of the same settings is read back."""
+    settings = describe(run)
+    finished = run.out / "result.json"
+    _check_folder(run, settings)
+    if run.resume and commit.is_done(finished):
+        return dict(json.loads(finished.read_text(encoding="utf-8")))
+    table, cohort = load_cohort(run)
+    config = ClassifierConfig(
+        dim=cohort.width,
+        classes=cohort.classes,
+        condenser=run.condenser,
+        condenser_options={"tokens": run.tokens, **parse_options(run.condenser_options)},
+        pooling=run.pooling,
+        encoder=cohort.encoder,
+    )
+    create_condenser(config.condenser, dim=config.dim, **config.condenser_options)  # refuse bad options before work
+    commit.write_json(run.out / "config.json", settings, format="abbe-config")
+    commit.write_text(run.out / "splits.csv", table.to_csv(index=False), format="labels")
+    model, history = fit(
+        lambda: Classifier(config),
+        classify_loss,
+        SlideDataset(cohort.splits["train"]),
+        SlideDataset(cohort.splits["val"]),
+        run.recipe,
+        folder=run.out / "checkpoint",
+        resume=run.resume,
+        cpu=run.cpu,
+        description=f"training {run.condenser}",
+    )
+    assert isinstance(model, Classifier)
+    report = _evaluate(run, model, cohort)
+    commit.write_text(run.out / "history.csv", pd.DataFrame(history).to_csv(index=False), format="history")
+    save_pretrained(model, run.out / "model", card=model_card(model, report))
+    # Written last: a run with a result is a run that is whole.
+    commit.write_json(finished, report, format="abbe-result", settings=settings)
+    checkpoint.remove(run.out / "checkpoint")
+    return report
+
+
+def classify_loss(model: nn.Module, batch: Labelled) -> Step:
+    """Cross-entropy of the slides' classes, plus what the condenser adds."""
+    prediction = model(batch.bags)
+    n = len(batch.labels)
+    task = F.cross_entropy(prediction.logits.float(), batch.labels, reduction="sum")
+    extra = sum((loss * n for loss in prediction.condensed.losses.values()), task.new_zeros(()))
+    return Step(task + extra, task, n, prediction.condensed.metrics)
+
+
+def load_cohort(run: TrainClassify) -> tuple[pd.DataFrame, Cohort]:
+    """(labels with a split, the slides that can be used). Raises TableError where a split would be empty."""
+    table = read_labels(run.labels, label=run.label)
+    if "split" not in table:
+        table = split_patients(table, label=run.label, seed=run.split_seed)
+    cohort = gather(table, run.features, label=run.label, allow_missing=run.allow_missing)
+    if len(cohort.classes) < 2:
+        raise TableError(f"{run.labels}: column {run.label!r} has one value only, {cohort.classes[0]!r}")
+    for split, items in cohort.splits.items():
+        if not items:
+            raise TableError(f"{run.labels}: no usable slide in split {split!r}")
+    return table, cohort
+
+
+def parse_options(given: tuple[str, ...]) -> dict[str, Any]:
+    """name=value pairs; a value is read as JSON where it is JSON (numbers, true, false), else as a string."""
+    options: dict[str, Any] = {}
+    for pair in given:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"condenser option {pair!r}: expected name=value, such as aux_weight=0.01")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return options
+
+
+def describe(run: TrainClassify) -> dict[str, Any]:
+    """The full configuration as plain JSON values."""
+    return dict(json.loads(json.dumps(dataclasses.asdict(run), default=str)))
+
+
+def model_card(model: Classifier, report: dict[str, Any]) -> str:
+    """README.md of the model folder: what it is, what it was trained on, and how well it does."""
+    config = model.config
+    rows = "\n".join(f"| {name} | {_shown(value)} |" for name, value in report["figures"]["test"].items())
+    return f"""---
+library_name: abbe
+tags: [computational-pathology, whole-slide-image]
+---
+# {config.condenser} slide classifier
+
+Classes: {", ".join(config.classes)}. Features: {config.encoder or "unnamed encoder"}, {config.dim} wide.
+Condenser: `{config.condenser}` {json.dumps(config.condenser_options)}, {config.pooling} pooling. Seed {report["seed"]}.
+
+Trained on {report["slides"]["train"]} slides, stopped by {report["slides"]["val"]}; measured on
+{report["slides"]["test"]} slides of {report["patients"]["test"]} other patients:
+
+| figure | value, 95 % interval over patients |
+|---|---|
+{rows}
+
+Labels table: sha256 `{report["labels_sha256"]}`. For research; not a medical device.
+
+```python
+import abbe
+model = abbe.load("this folder")
+prediction = model(abbe.TokenBatch.pack([abbe.read_bag("slide.h5")]))
+```
+"""
+
+
+def _evaluate(run: TrainClassify, model: Classifier, cohort: Cohort) -> dict[str, Any]:
+    tables = {split: predict(model, cohort.splits[split], split=split) for split in ("val", "test")}
+    write_predictions(run.out / "predictions.parquet", pd.concat(tables.values(), ignore_index=True))
+    return {
+        "abbe": __version__,
+        "condenser": run.condenser,
+        "tokens": run.tokens,
+        "pooling": run.pooling,
+        "seed": run.recipe.seed,
+        "slides": {split: len(items) for split, items in cohort.splits.items()},
+        "patients": {split: _patients(items) for split, items in cohort.splits.items()},
+        "left_out": cohort.left_out,
+        "figures": {split: summary(figures(table, draws=run.draws)) for split, table in tables.items()},
+        "labels_sha256": commit.file_sha256(run.labels),
+        "predictions_sha256": commit.file_sha256(run.out / "predictions.parquet"),
+    }
+
+
+def _check_folder(run: TrainClassify, settings: dict[str, Any]) -> None:
+    """Refuse a folder that holds a run of other settings: resuming it would mix two experiments."""
+    before = run.out / "config.json"
+    if not (run.resume and before.is_file()):
+        return
+    old = json.loads(before.read_text(encoding="utf-8"))
+    free = ("json", "resume", "out", "cpu")
+    for key in sorted((set(old) | set(settings)) - set(free)):
+        if old.get(key) != settings.get(key):
+            raise ConfigError(
+                f"{before}: this folder holds a run with {key}={old.get(key)!r}, not {settings.get(key)!r}; "
+                "use another --out, or --no-resume to start again here"
+            )
+
+
+def _patients(items: list[Item]) -> int:
+    return len({item.case_id for item in items})
+
+
+def _shown(value: dict[str, Any]) -> str:
+    if value["value"] is None:
+        return "not defined (a class is missing)"
+    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"

@@ -1,0 +1,1 @@
+"""Pictures: what was kept, shown on the slide."""

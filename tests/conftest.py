@@ -1,0 +1,30 @@
+"""Shared by all tests: one thread a process, no network, and the folder of real slides where there is one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Before torch is imported: tests run one process a core, and two that fight for cores are slower than one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MPLBACKEND"] = "agg"
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real slides, patches and tables; ABBE_DATA, or shared/data beside the checkout."""
+    folder = Path(os.environ.get("ABBE_DATA", ROOT.parent / "shared" / "data"))
+    if not (folder / "slides").is_dir():
+        pytest.skip(f"no real slides: {folder} is absent (set ABBE_DATA)")
+    return folder

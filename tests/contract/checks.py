@@ -1,0 +1,228 @@
+"""The contract of a condenser, check by check. Each takes a class and its small options; every method gets them all.
+
+The list is read by test_contract.py. A check that does not apply to a method's traits says so by its first lines.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from builders import make_batch
+from safetensors.torch import load_file, save_file
+
+from abbe.condensers import Condenser, create_condenser
+from abbe.types import Condensed, TokenBatch
+
+DIM = 16
+LENGTHS = [9, 1, 3, 40]
+Check = Callable[[type[Condenser], str], None]
+CHECKS: dict[str, Check] = {}
+
+
+def check(function: Check) -> Check:
+    CHECKS[function.__name__] = function
+    return function
+
+
+def make(cls: type[Condenser], name: str, **options: Any) -> Condenser:
+    torch.manual_seed(0)
+    return create_condenser(name, dim=DIM, **{**cls.small, **options}).eval()
+
+
+def run(condenser: Condenser, batch: TokenBatch, **options: Any) -> Condensed:
+    torch.manual_seed(1)
+    return condenser(batch, **options)
+
+
+def assert_same_slide(alone: Condensed, whole: Condensed, b: int, tolerance: float) -> None:
+    one, other = alone.tokens, whole.tokens[b]
+    torch.testing.assert_close(one.features, other.features, atol=tolerance, rtol=0)
+    torch.testing.assert_close(one.mass, other.mass, atol=tolerance * 10, rtol=1e-5)
+    assert torch.equal(one.mask, other.mask)
+    assert torch.equal(one.origin, other.origin)
+    mine, theirs = alone.assignment, whole.assignment[b]
+    assert torch.equal(mine.index, theirs.index)
+    torch.testing.assert_close(mine.weight, theirs.weight, atol=tolerance, rtol=0)
+
+
+@check
+def keyword_only_constructor_with_plain_types(cls: type[Condenser], name: str) -> None:
+    for parameter in list(inspect.signature(cls.__init__).parameters.values())[1:]:
+        assert parameter.kind is parameter.KEYWORD_ONLY, parameter
+        assert parameter.annotation is not parameter.empty, parameter
+
+
+@check
+def has_exactly_one_way_of_keeping(cls: type[Condenser], name: str) -> None:
+    assert cls.merges != cls.selects
+    assert cls.__doc__ is not None
+    assert len(cls.expected_failures) <= 1
+
+
+@check
+def count_is_what_comes_out_and_at_most_the_budget(cls: type[Condenser], name: str) -> None:
+    condenser, batch = make(cls, name), make_batch(LENGTHS, dim=DIM)
+    counted = condenser.count(batch.lengths, soft=False)
+    assert run(condenser, batch, soft=False).tokens.lengths.tolist() == counted
+    for n, budget in zip(counted, condenser.budgets(batch.lengths, None), strict=True):
+        assert n <= budget
+
+
+@check
+def a_slide_alone_is_the_slide_in_a_batch(cls: type[Condenser], name: str) -> None:
+    condenser, batch = make(cls, name), make_batch(LENGTHS * 2, dim=DIM)
+    whole = run(condenser, batch)
+    for b in range(len(batch)):
+        assert_same_slide(run(condenser, batch[b]), whole, b, 1e-5)
+
+
+@check
+def one_patch_is_enough(cls: type[Condenser], name: str) -> None:
+    condensed = run(make(cls, name), make_batch([1], dim=DIM))
+    assert condensed.tokens.mask.any()
+    assert int(condensed.dropped.sum()) == 0
+
+
+@check
+def same_seed_same_result(cls: type[Condenser], name: str) -> None:
+    batch = make_batch(LENGTHS, dim=DIM)
+    for training in (False, True):
+        first, second = (run(make(cls, name).train(training), batch) for _ in range(2))
+        assert torch.equal(first.tokens.features, second.tokens.features)
+        assert torch.equal(first.assignment.index, second.assignment.index)
+
+
+@check
+def permuting_patches_permutes_who_went_where(cls: type[Condenser], name: str) -> None:
+    """Slots do not depend on the order of patches; a selection keeps the same patches, in the new slide order."""
+    condenser, batch = make(cls, name), make_batch([40], dim=DIM)
+    order = torch.randperm(40)
+    moved = TokenBatch(
+        **{
+            **vars(batch),
+            "features": batch.features[order],
+            "positions": batch.positions[order],  # type: ignore[index]
+            "origin": batch.origin[order],
+        }
+    )
+    before, after = run(condenser, batch), run(condenser, moved)
+    kept_before, kept_after = before.assignment.index >= 0, after.assignment.index >= 0
+    assert torch.equal(kept_before[order], kept_after)
+    if cls.merges:
+        assert torch.equal(before.assignment.index[order], after.assignment.index)
+        torch.testing.assert_close(before.tokens.features, after.tokens.features, atol=1e-5, rtol=0)
+
+
+@check
+def masses_add_up(cls: type[Condenser], name: str) -> None:
+    batch = make_batch(LENGTHS, dim=DIM)
+    condensed = run(make(cls, name), batch)
+    for slide, dropped in zip(condensed.tokens, condensed.dropped.tolist(), strict=True):
+        total, n = float(slide.mass.detach().sum()) + dropped, int(slide.lengths0[0])
+        assert total <= n * (1 + 1e-5)
+        if not cls.cuts_mass:
+            assert abs(total - n) <= 1e-4 * n
+    assert bool((condensed.tokens.weight >= 0).all())
+    assert bool((condensed.assignment.weight >= 0).all())
+
+
+@check
+def selected_tokens_are_patches_in_slide_order(cls: type[Condenser], name: str) -> None:
+    if not cls.selects:
+        return
+    batch = make_batch(LENGTHS, dim=DIM)
+    condensed = run(make(cls, name), batch)
+    for slide, kept in zip(batch, condensed.tokens, strict=True):
+        assert torch.equal(kept.origin, kept.origin.sort().values)
+        assert torch.equal(kept.features, slide.features[kept.origin])
+        assert torch.equal(kept.positions, slide.positions[kept.origin])  # type: ignore[index,arg-type]
+
+
+@check
+def assignment_covers_every_patch_it_does_not_drop(cls: type[Condenser], name: str) -> None:
+    batch = make_batch(LENGTHS, dim=DIM)
+    condensed = run(make(cls, name), batch)
+    for b in range(len(batch)):
+        lost = (condensed.assignment[b].index < 0).all(1).sum()
+        assert int(lost) == int(condensed.dropped[b])
+
+
+@check
+def masked_tokens_are_not_routed(cls: type[Condenser], name: str) -> None:
+    """A masked token must leave no trace in a merged token, whatever stands in it."""
+    if not cls.merges:
+        return
+    batch = make_batch([6], dim=DIM)
+    mask = torch.tensor([True, True, False, True, True, True])
+    condenser, results = make(cls, name), []
+    for garbage in (0.0, 1e4):
+        features = torch.where(mask[:, None], batch.features, garbage)
+        results.append(run(condenser, TokenBatch(**{**vars(batch), "features": features, "mask": mask})))
+    assert torch.equal(results[0].tokens.features, results[1].tokens.features)
+    assert results[0].assignment.index[2].tolist() == [-1] * results[0].assignment.index.shape[1]
+
+
+@check
+def every_trainable_parameter_gets_a_gradient_on_every_step(cls: type[Condenser], name: str) -> None:
+    condenser = make(cls, name).train()
+    parameters = dict(condenser.named_parameters())
+    assert bool(parameters) == cls.trainable
+    for lengths in ([1], LENGTHS):
+        condenser.zero_grad()
+        condensed = run(condenser, make_batch(lengths, dim=DIM))
+        loss = (condensed.tokens.features * torch.randn_like(condensed.tokens.features)).sum()
+        if cls.trainable:
+            (loss + sum(condensed.losses.values())).backward()
+        for key, parameter in parameters.items():
+            assert parameter.grad is not None, key
+            if lengths == LENGTHS:
+                assert bool(parameter.grad.any()), key
+
+
+@check
+def gradient_reaches_the_features(cls: type[Condenser], name: str) -> None:
+    batch = make_batch(LENGTHS, dim=DIM)
+    features = batch.features.clone().requires_grad_()
+    condensed = run(make(cls, name), TokenBatch(**{**vars(batch), "features": features}))
+    condensed.tokens.features.square().sum().backward()
+    assert features.grad is not None
+    kept = (condensed.assignment.index >= 0).any(1)
+    assert bool(features.grad[kept].any(1).all())
+    assert not features.grad[~kept].any()
+
+
+@check
+def bf16_is_near_float32(cls: type[Condenser], name: str) -> None:
+    condenser, batch = make(cls, name), make_batch([200], dim=DIM)
+    exact = run(condenser, batch).tokens.features
+    rounded = run(condenser, batch.to(dtype=torch.bfloat16)).tokens
+    assert rounded.features.dtype == torch.bfloat16
+    error = (rounded.features.float() - exact).norm() / exact.norm()
+    assert float(error) < 0.02
+
+
+@check
+def save_and_load_give_the_same_condenser(cls: type[Condenser], name: str) -> None:
+    import tempfile
+
+    condenser, batch = make(cls, name), make_batch(LENGTHS, dim=DIM)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "condenser.safetensors"
+        save_file(condenser.state_dict(), path)
+        again = create_condenser(name, **condenser.config).eval()
+        again.load_state_dict(load_file(path))
+    assert torch.equal(run(again, batch).tokens.features, run(condenser, batch).tokens.features)
+    assert again.config == condenser.config
+
+
+@check
+def what_is_returned_does_not_depend_on_the_mode(cls: type[Condenser], name: str) -> None:
+    batch = make_batch(LENGTHS, dim=DIM)
+    first, second = (run(make(cls, name).train(training), batch) for training in (False, True))
+    for kind in ("losses", "metrics", "predictions"):
+        assert set(getattr(first, kind)) == set(getattr(second, kind))
+    assert (first.summary is None) == (second.summary is None)
