@@ -81,7 +81,7 @@ class Batches:
         self.epoch = 0
 
     def __len__(self) -> int:
-        return -(-self.n // self.batch_size)
+        return min(-(-self.n // self.batch_size), self.n // self.world)
 
     def __iter__(self) -> Iterator[list[int]]:
         order = np.arange(self.n)

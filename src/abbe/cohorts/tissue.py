@@ -7,7 +7,7 @@ pixel shows its own class's layer.
 
 Tumour subtype ``a`` forms glands, subtype ``b`` grows in sheets and keratinises; grades 1 to 3 lose those marks and
 gain pleomorphism. The marks of a2 and b2 come in foci and are often absent from a single patch: single patches of the
-two are meant to be told apart in most cases only (COHORT difficulty, fixed before anything is trained).
+two are meant to be told apart in most cases only: that difficulty was fixed before anything was trained.
 """
 
 from __future__ import annotations

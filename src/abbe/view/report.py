@@ -1,0 +1,46 @@
+"""report.html: one self-contained page of tables, curves and pictures. Nothing in it is loaded from anywhere."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jinja2
+
+from abbe import __version__
+from abbe.store.commit import write_text
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG and what it shows."""
+
+    png: bytes
+    caption: str
+
+    @property
+    def base64(self) -> str:
+        return base64.b64encode(self.png).decode("ascii")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, then paragraphs, then a table, then pictures; each may be empty."""
+
+    title: str
+    text: Sequence[str] = ()
+    columns: Sequence[str] = ()
+    rows: Sequence[Sequence[object]] = ()
+    pictures: Sequence[Picture] = field(default_factory=tuple)
+
+
+def write_report(path: Path, title: str, sections: Sequence[Section], *, subtitle: str = "") -> None:
+    """Commit the page. Every text is escaped: a slide's name cannot become markup."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("abbe", "view"), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    subtitle = subtitle or f"Abbe {__version__}"
+    page = environment.get_template("report.html.j2").render(title=title, subtitle=subtitle, sections=sections)
+    write_text(path, page, format="report")

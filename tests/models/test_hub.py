@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from builders import make_batch
+
+import abbe
+from abbe.errors import CheckpointError, ConfigError
+from abbe.models.classifier import Classifier, ClassifierConfig
+from abbe.models.hub import save_pretrained
+
+OPTIONS = {"tokens": 4, "hidden": 8}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    config = ClassifierConfig(dim=16, classes=("a", "b", "c"), condenser_options=OPTIONS, pooling="attention")
+    save_pretrained(Classifier(config), tmp_path / "model", card="# card\n")
+    return tmp_path / "model"
+
+
+def test_a_loaded_model_is_the_saved_one(folder: Path) -> None:
+    first, second = abbe.load(folder), abbe.load(str(folder))
+    assert first.config.classes == ("a", "b", "c")
+    assert not first.training
+    batch = make_batch([5, 3], dim=16)
+    assert torch.equal(first(batch).logits, second(batch).logits)
+    assert sorted(path.name for path in folder.iterdir() if not path.name.endswith(".sha256.json")) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    ]
+
+
+def change(folder: Path, **values: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **values}))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"poling": "mean"}, "unknown key 'poling'. Did you mean 'pooling'"),
+        ({"model_type": "bert"}, "model_type is 'bert'"),
+        ({"format_version": 7}, "format_version must be 1"),
+        ({"hidden": 64}, "cannot be read as the weights of this model"),
+        ({"pooling": "mean"}, "does not fit config.json: missing .*, unexpected .*pool"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused(folder: Path, values: dict[str, object], message: str) -> None:
+    change(folder, **values)
+    with pytest.raises(CheckpointError, match=message):
+        abbe.load(folder)
+
+
+def test_altered_weights_are_refused(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="its bytes are not the ones that were written"):
+        abbe.load(folder)
+    path.unlink()
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: missing"):
+        abbe.load(folder)
+
+
+def test_neither_a_folder_nor_a_hub_model(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="neither a folder here nor a model the hub would give"):
+        abbe.load("nobody/nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"config\.json: missing"):
+        abbe.load(tmp_path / "empty")
+
+
+def test_a_classifier_needs_two_classes_and_a_known_pooling() -> None:
+    with pytest.raises(ConfigError, match="at least two classes"):
+        ClassifierConfig(dim=4, classes=("a",))
+    with pytest.raises(ConfigError, match="'mean' or 'attention', got 'max'"):
+        ClassifierConfig(dim=4, classes=("a", "b"), pooling="max")  # type: ignore[arg-type]

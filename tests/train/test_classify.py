@@ -1,0 +1,179 @@
+"""Training for real on small cohorts: what is learned, written, resumed and refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from builders import make_batch, write_cohort
+from safetensors.torch import load_file
+
+import abbe
+from abbe.errors import CheckpointError, ConfigError, TableError
+from abbe.evaluate.classify import EvaluateClassify, evaluate_classifier
+from abbe.metrics.predictions import read_predictions
+from abbe.store.commit import is_done
+from abbe.store.verify import verify
+from abbe.train import classify, loop
+from abbe.train.classify import TrainClassify, train_classifier
+from abbe.train.loop import DivergedError, Recipe
+
+QUICK = Recipe(epochs=6, lr=1e-2, checkpoint_every=2, early_stop=20)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return write_cohort(tmp_path_factory.mktemp("cohort"))
+
+
+def run_in(folder: Path, cohort: tuple[Path, Path], **options: object) -> TrainClassify:
+    settings = {"tokens": 4, "condenser_options": ("hidden=8",), "recipe": QUICK, "draws": 100, "cpu": True, **options}
+    return TrainClassify(features=cohort[0], labels=cohort[1], out=folder, **settings)  # type: ignore[arg-type]
+
+
+def test_a_model_is_learned_written_and_loaded(tmp_path: Path, cohort: tuple[Path, Path]) -> None:
+    run = run_in(tmp_path / "run", cohort, recipe=Recipe(epochs=20, lr=1e-2))
+    report = train_classifier(run)
+    assert report["figures"]["test"]["auroc"]["value"] > 0.9
+    assert report["slides"] == {"train": 14, "val": 4, "test": 6}
+    assert verify(run.out)[1] == []
+    model = abbe.load(run.out / "model")
+    predictions = read_predictions(run.out / "predictions.parquet")
+    row = predictions[predictions["split"] == "test"].iloc[0]
+    bag = abbe.read_bag(cohort[0] / f"{row['slide_id']}.h5")
+    with torch.no_grad():
+        probabilities = model(abbe.TokenBatch.pack([bag])).probabilities[0]
+    assert probabilities.tolist() == pytest.approx([row["p_a"], row["p_b"]], abs=1e-5)
+    card = (run.out / "model" / "README.md").read_text()
+    assert report["labels_sha256"] in card
+    history = pd.read_csv(run.out / "history.csv")
+    assert history["val_task"].min() < history["val_task"][0]
+    assert {"loss", "task", "switch", "val_largest_share"} <= set(history)
+
+
+def test_evaluation_of_the_saved_model_gives_the_same_figures(tmp_path: Path, cohort: tuple[Path, Path]) -> None:
+    run = run_in(tmp_path / "run", cohort)
+    report = train_classifier(run)
+    test = report["figures"]["test"]
+    by_model = evaluate_classifier(
+        EvaluateClassify(
+            out=tmp_path / "e", model=str(run.out / "model"), features=cohort[0], labels=run.out / "splits.csv",
+            split="test", draws=100,
+        )
+    )  # fmt: skip
+    by_table = evaluate_classifier(
+        EvaluateClassify(out=tmp_path / "f", predictions=run.out / "predictions.parquet", split="test", draws=100)
+    )
+    assert by_model["figures"] == by_table["figures"] == test
+
+
+def test_stopped_and_resumed_is_bitwise_the_same_as_never_stopped(
+    tmp_path: Path, cohort: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run_in(tmp_path / "whole", cohort)
+    train_classifier(whole)
+    broken = run_in(tmp_path / "broken", cohort)
+    evaluate, calls = loop._mean_losses, []
+
+    def stop_in_the_fifth(*arguments: object) -> dict[str, float]:
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return evaluate(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "_mean_losses", stop_in_the_fifth)
+    with pytest.raises(KeyboardInterrupt):
+        train_classifier(broken)
+    assert is_done(broken.out / "checkpoint" / "state.safetensors")
+    assert not (broken.out / "result.json").exists()
+    calls.clear()
+    monkeypatch.setattr(loop, "_mean_losses", lambda *a: (calls.append(1), evaluate(*a))[1])
+    torch.manual_seed(99)
+    train_classifier(broken)
+    assert len(calls) == 2, "epochs 1 to 4 were not trained again"
+    one, other = (load_file(run.out / "model" / "model.safetensors") for run in (whole, broken))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert (whole.out / "history.csv").read_bytes() == (broken.out / "history.csv").read_bytes()
+    assert not (broken.out / "checkpoint").exists()
+
+
+def test_a_finished_run_is_read_back_not_repeated(tmp_path: Path, cohort: tuple[Path, Path]) -> None:
+    run = run_in(tmp_path, cohort)
+    report = train_classifier(run)
+    before = (tmp_path / "model" / "model.safetensors").stat().st_mtime_ns
+    assert train_classifier(run) == json.loads(json.dumps(report))
+    assert (tmp_path / "model" / "model.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(ConfigError, match="holds a run with pooling='mean', not 'attention'"):
+        train_classifier(run_in(tmp_path, cohort, pooling="attention"))
+
+
+def test_a_torn_checkpoint_is_refused_by_name(
+    tmp_path: Path, cohort: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_in(tmp_path, cohort)
+    monkeypatch.setattr(classify, "save_pretrained", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        train_classifier(run)
+    state = tmp_path / "checkpoint" / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:-7])
+    with pytest.raises(CheckpointError, match=r"state\.safetensors: torn; remove the folder"):
+        train_classifier(run)
+
+
+def test_the_seed_decides_everything(tmp_path: Path, cohort: tuple[Path, Path]) -> None:
+    weights = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run = run_in(tmp_path / name, cohort, recipe=Recipe(epochs=2, seed=seed))
+        train_classifier(run)
+        weights.append(load_file(run.out / "model" / "model.safetensors")["head.0.weight"])
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize("condenser", abbe.list_condensers())
+@pytest.mark.parametrize("pooling", ["mean", "attention"])
+def test_every_condenser_trains_under_both_poolings(
+    tmp_path: Path, cohort: tuple[Path, Path], condenser: str, pooling: str
+) -> None:
+    options = tuple(f"{key}={value}" for key, value in abbe.condensers.condenser_class(condenser).small.items()
+                    if key != "tokens")  # fmt: skip
+    run = run_in(tmp_path, cohort, condenser=condenser, condenser_options=options, pooling=pooling,
+                 recipe=Recipe(epochs=2))  # fmt: skip
+    report = train_classifier(run)
+    assert report["figures"]["val"]["auroc"]["n"] == 4
+
+
+def test_refusals_before_any_work(tmp_path: Path, cohort: tuple[Path, Path]) -> None:
+    with pytest.raises(ConfigError, match="no option 'hiden'. Did you mean 'hidden'"):
+        train_classifier(run_in(tmp_path, cohort, condenser_options=("hiden=8",)))
+    with pytest.raises(ConfigError, match="expected name=value"):
+        train_classifier(run_in(tmp_path, cohort, condenser_options=("hidden",)))
+    with pytest.raises(ConfigError, match="unknown name 'tcsa'"):
+        train_classifier(run_in(tmp_path, cohort, condenser="tcsa"))
+    with pytest.raises(TableError, match="column 'case_id' has one value|has 1 patients"):
+        train_classifier(run_in(tmp_path, cohort, label="case_id"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, cohort: tuple[Path, Path]) -> None:
+    with pytest.raises(DivergedError, match="the training loss became"):
+        train_classifier(run_in(tmp_path, cohort, recipe=Recipe(epochs=3, lr=1e30)))
+
+
+def test_pooling_honours_weight_and_mask() -> None:
+    from abbe.models.classifier import Classifier, ClassifierConfig
+    from abbe.types import TokenBatch
+
+    batch = make_batch([6], dim=16)
+    for pooling in ("mean", "attention"):
+        model = Classifier(ClassifierConfig(dim=16, classes=("a", "b"), condenser="none", pooling=pooling)).eval()
+        weight = torch.tensor([1.0, 1.0, 1.0, 1e-9, 1e-9, 1e-9])
+        few = model(TokenBatch(**{**vars(batch), "weight": weight})).attention
+        assert float(few[3:].detach().sum()) < 1e-4
+        mask = torch.tensor([True, False, True, True, True, True])
+        masked = model(TokenBatch(**{**vars(batch), "mask": mask})).attention
+        assert float(masked[1].detach()) == 0.0
+        assert float(masked.detach().sum()) == pytest.approx(1.0, abs=1e-6)
