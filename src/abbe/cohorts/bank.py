@@ -81,7 +81,8 @@ def bank(plan: BankPlan, folder: str | Path, *, workers: int | None = None) -> P
             return PatchBank(plan, **load_file(tensors))
         raise InputError(f"{record}: this bank was made with another plan; use another folder, or remove it")
     made = _render(plan, workers or os.cpu_count() or 1)
-    arrays = {name: value for name, value in vars(made).items() if isinstance(value, np.ndarray)}
+    # Contiguous, because safetensors writes the buffer of a strided view as if it were whole.
+    arrays = {name: np.ascontiguousarray(value) for name, value in vars(made).items() if isinstance(value, np.ndarray)}
     with commit.commit(tensors, format=FORMAT, version=VERSION) as temporary:
         save_file(arrays, temporary)
     described = {"plan": asdict(plan), "classes": list(TISSUE_CLASSES), "patches": len(made.cls)}

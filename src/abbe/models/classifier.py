@@ -1,4 +1,4 @@
-"""Slide → class: a condenser, then a head that pools the weighted tokens.
+"""Slide → class: features brought to one scale, a condenser, then a head that pools the weighted tokens.
 
 Head: LayerNorm → pooled over valid tokens → MLP(512, GELU, dropout 0.3), as in the TC-SSA authors' code. Every pooling
 honours `TokenBatch.weight` and `mask`: a plain mean would drown K chosen tokens in N − K noises on a soft path.
@@ -6,8 +6,8 @@ honours `TokenBatch.weight` and `mask`: a plain mean would drown K chosen tokens
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -66,6 +66,7 @@ class Classifier(nn.Module):
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()
         self.config = config
+        self.scaler = FeatureScaler(config.dim)
         self.condenser = create_condenser(config.condenser, dim=config.dim, **config.condenser_options)
         width = self.condenser.width
         self.norm = nn.LayerNorm(width)
@@ -79,7 +80,7 @@ class Classifier(nn.Module):
 
     def forward(self, batch: TokenBatch, *, tokens: int | float | Sequence[int] | None = None) -> Prediction:
         """Classify every slide of the batch; `tokens` is a budget for this call, where the method allows one."""
-        condensed = self.condenser(batch, tokens=tokens)
+        condensed = self.condenser(self.scaler(batch), tokens=tokens)
         kept = condensed.tokens
         rows, slide, b = self.norm(kept.features), kept.slide_index, len(kept)
         weight = kept.weight * kept.mask
@@ -94,10 +95,44 @@ class Classifier(nn.Module):
         return Prediction(self.head(pooled), attention, condensed)
 
 
+class FeatureScaler(nn.Module):
+    """(x − centre) / spread, feature by feature; the identity until `measure` has seen the training patches.
+
+    Encoders differ in scale (L2-normalised CONCH has a standard deviation of 0.044, `texture`'s features range from
+    0.07 to 2.2), and a recipe tuned on one starves on another. Not learned: it is a buffer of the model.
+    """
+
+    centre: Tensor
+    spread: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(dim))
+        self.register_buffer("spread", torch.ones(dim))
+
+    def measure(self, bags: Iterable[Tensor]) -> None:
+        """Set centre and spread to the mean and standard deviation over all patches of `bags`, each [N, D]."""
+        count, total, squares = 0, torch.zeros(len(self.centre)).double(), torch.zeros(len(self.centre)).double()
+        for features in bags:
+            rows = features.double()
+            count += len(rows)
+            total += rows.sum(0)
+            squares += rows.square().sum(0)
+        mean = total / count
+        variance = (squares / count - mean.square()).clamp_min(0)
+        self.centre.copy_(mean)
+        # A feature that never varies says nothing; dividing by its spread would turn rounding into signal.
+        self.spread.copy_(torch.where(variance > 1e-10, variance.sqrt(), 1.0))
+
+    def forward(self, batch: TokenBatch) -> TokenBatch:
+        features = (batch.features - self.centre.to(batch.features.dtype)) / self.spread.to(batch.features.dtype)
+        return replace(batch, features=features)
+
+
 class GatedAttention(nn.Module):
     """One logit a token: w · (tanh(V x) ⊙ sigmoid(U x)). [T, D] → [T]. Source: Ilse, Tomczak & Welling 2018, eq. 9."""
 
-    def __init__(self, width: int, hidden: int = 256) -> None:
+    def __init__(self, width: int, hidden: int = 128) -> None:
         super().__init__()
         self.value = nn.Linear(width, hidden)
         self.gate = nn.Linear(width, hidden)

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from abbe.errors import ConfigError, nearest
+
+PATCH_ENCODERS = ("texture",)
 
 
-def create_patch_encoder(name: str) -> Any:
-    """The patch encoder of that name."""
-    from abbe.slides.texture import TextureEncoder
+class PatchEncoder(Protocol):
+    """uint8 [B, H, W, 3] (RGB) → float32 [B, D]. A patch's row does not depend on the patches beside it."""
 
-    return TextureEncoder()
+    name: str
+    width: int
+    patch_size: int | None
+    """side it was made for, in pixels; None: any"""
+
+    def __call__(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]: ...
+
+
+def create_patch_encoder(name: str) -> PatchEncoder:
+    """The patch encoder of that name. ConfigError suggests the nearest where there is none."""
+    if name == "texture":
+        from abbe.slides.texture import TextureEncoder
+
+        return TextureEncoder()
+    raise ConfigError(f"unknown patch encoder {name!r}. {nearest(name, PATCH_ENCODERS)}")

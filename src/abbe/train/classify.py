@@ -54,6 +54,8 @@ class TrainClassify:
     """further options of the condenser, as name=value, e.g. aux_weight=0.01"""
     pooling: Pooling = "mean"
     """how the head pools tokens"""
+    standardize: bool = True
+    """bring features to zero mean and unit spread by the training patches; --no-standardize takes them as they are"""
     recipe: Recipe = field(default_factory=Recipe)
     split_seed: int = 0
     """of the patient-level split, where the table has no column split"""
@@ -96,10 +98,18 @@ def train_classifier(run: TrainClassify) -> dict[str, Any]:
     create_condenser(config.condenser, dim=config.dim, **config.condenser_options)  # refuse bad options before work
     commit.write_json(run.out / "config.json", settings, format="abbe-config")
     commit.write_text(run.out / "splits.csv", table.to_csv(index=False), format="labels")
+    train = SlideDataset(cohort.splits["train"])
+
+    def build() -> Classifier:
+        model = Classifier(config)
+        if run.standardize:
+            model.scaler.measure(train[row][0].features for row in range(len(train)))
+        return model
+
     model, history = fit(
-        lambda: Classifier(config),
+        build,
         classify_loss,
-        SlideDataset(cohort.splits["train"]),
+        train,
         SlideDataset(cohort.splits["val"]),
         run.recipe,
         folder=run.out / "checkpoint",
@@ -108,7 +118,7 @@ def train_classifier(run: TrainClassify) -> dict[str, Any]:
         description=f"training {run.condenser}",
     )
     assert isinstance(model, Classifier)
-    report = _evaluate(run, model, cohort)
+    report = _evaluate(run, model, cohort, history)
     commit.write_text(run.out / "history.csv", pd.DataFrame(history).to_csv(index=False), format="history")
     save_pretrained(model, run.out / "model", card=model_card(model, report))
     # Written last: a run with a result is a run that is whole.
@@ -189,7 +199,7 @@ prediction = model(abbe.TokenBatch.pack([abbe.read_bag("slide.h5")]))
 """
 
 
-def _evaluate(run: TrainClassify, model: Classifier, cohort: Cohort) -> dict[str, Any]:
+def _evaluate(run: TrainClassify, model: Classifier, cohort: Cohort, history: list[dict[str, float]]) -> dict[str, Any]:
     tables = {split: predict(model, cohort.splits[split], split=split) for split in ("val", "test")}
     write_predictions(run.out / "predictions.parquet", pd.concat(tables.values(), ignore_index=True))
     return {
@@ -201,6 +211,8 @@ def _evaluate(run: TrainClassify, model: Classifier, cohort: Cohort) -> dict[str
         "slides": {split: len(items) for split, items in cohort.splits.items()},
         "patients": {split: _patients(items) for split, items in cohort.splits.items()},
         "left_out": cohort.left_out,
+        "epochs": len(history),
+        "best_val_task": min(row["val_task"] for row in history),
         "figures": {split: summary(figures(table, draws=run.draws)) for split, table in tables.items()},
         "labels_sha256": commit.file_sha256(run.labels),
         "predictions_sha256": commit.file_sha256(run.out / "predictions.parquet"),

@@ -131,7 +131,13 @@ def gallery_picture(tokens: SlideTokens, rows: list[tuple[int, np.ndarray]], ima
             axes.imshow(patch)
         assert len(chosen) == len(patches)
         line[0].text(
-            -0.08, 0.5, f"{token}\n{attention[token]:.1%}", transform=line[0].transAxes, ha="right", va="center", fontsize=8
+            -0.08,
+            0.5,
+            f"{token}\n{attention[token]:.1%}",
+            transform=line[0].transAxes,
+            ha="right",
+            va="center",
+            fontsize=8,
         )
     figure.suptitle(f"{tokens.about['slide_id']}: most typical patches a token (number, its attention)", fontsize=9)
     return png(figure)
@@ -165,4 +171,3 @@ def _canvas(thumbnail: Thumbnail, pixels: np.ndarray) -> tuple[Figure, Axes]:
 def _legend(axes: Axes, handles: list[Patch], title: str) -> None:
     axes.legend(handles=handles, title=title, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=7,
                 title_fontsize=8, frameon=False)  # fmt: skip
-

@@ -1,0 +1,199 @@
+"""`abbe bench needle`: how small an evidence does each method still find, and how far is it from keeping everything?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from abbe.bench.record import about, circumstances, table, write_result
+from abbe.cohorts.bank import BankPlan, PatchBank, bank
+from abbe.cohorts.phantom import NeedlePlan, features_folder, seen_scores, write_needle_cohort
+from abbe.console import result, say
+from abbe.evaluate.compare import Contender, over_seeds, paired_difference, predictions_on_test, train_all
+from abbe.metrics.bootstrap import Interval, patient_bootstrap
+from abbe.train.loop import Recipe
+from abbe.view.curves import evidence_curves
+
+UPPER = Contender("none", 1.0, "attention")
+CONTENDERS = (
+    Contender("tcssa", 32, "attention"),
+    Contender("random", 32, "attention"),
+    Contender("mean", 1, "mean"),
+    UPPER,
+)
+
+
+@dataclass(frozen=True)
+class BenchNeedle:
+    """Train every method on needle cohorts of falling evidence, several seeds each, and compare on held-out patients.
+
+    Example:
+      abbe bench needle --out bench-needle --results benchmarks/results
+
+    Each method's learning rate is the one of --rates with the lower validation loss at the fraction --tune-at (first
+    seed); test slides play no part in it. Runs that are finished in OUT are read back.
+    """
+
+    out: Path
+    """working folder: bank, cohorts, runs"""
+    results: Path | None = None
+    """folder for the dated result (json, md, png); none is written without it"""
+    fractions: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1)
+    """evidence: shares of a slide's patches that are tumour"""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """training seeds"""
+    rates: tuple[float, ...] = (1e-4, 1e-3)
+    """learning rates to choose from on validation slides"""
+    tune_at: float = 0.01
+    """fraction at which they are chosen"""
+    slides: tuple[int, int, int] = (300, 100, 200)
+    """slides for train, val and test"""
+    patches: int = 2000
+    """patches a slide"""
+    epochs: int = 40
+    """at most this many epochs"""
+    bank: BankPlan = field(default_factory=BankPlan)
+    workers: int | None = None
+    """runs at a time (default: one a core)"""
+    draws: int = 1000
+    """bootstrap samples behind each interval"""
+    json: bool = False
+    """print the result as JSON"""
+
+    def run(self) -> int:
+        found = bench_needle(self)
+        text = markdown(found)
+        if self.results is not None:
+            path = write_result(self.results, "needle", found, text)
+            curves = {name: [(p["fraction"], p["auroc"]) for p in points] for name, points in found["curves"].items()}
+            path.with_suffix(".png").write_bytes(evidence_curves(curves, label="AUROC on held-out patients"))
+        result(text, found, json_output=self.json)
+        return 0
+
+
+def bench_needle(run: BenchNeedle) -> dict[str, Any]:
+    """Everything the benchmark measures, as plain JSON values."""
+    rows = bank(run.bank, run.out / "bank", workers=run.workers)
+    rates = _choose_rates(run, rows)
+    curves: dict[str, list[dict[str, Any]]] = {c.name: [] for c in CONTENDERS}
+    curves |= {"ceiling": [], "oracle": []}
+    differences: list[dict[str, Any]] = []
+    difficulty: dict[str, Any] = {}
+    for fraction in run.fractions:
+        cohort, record = _cohort(run, rows, fraction)
+        difficulty = record["difficulty"]
+        reports = _train(run, cohort, rates)
+        tables = {c.name: predictions_on_test(cohort / "runs", c.name, run.seeds) for c in CONTENDERS}
+        for name, reported in tables.items():
+            point: dict[str, Any] = {"fraction": fraction}
+            point |= {m: over_seeds(reported, m, draws=run.draws).as_dict() for m in ("auroc", "balanced_accuracy")}
+            point["epochs"] = [r["epochs"] for r in reports[name]]
+            curves[name].append(point)
+        first = tables[UPPER.name][0]
+        labels = (first["label"] == "b").to_numpy(int)
+        cases = first["case_id"].tolist()
+        seen = seen_scores(cohort, rows, first["slide_id"].tolist())
+        curves["ceiling"].append({"fraction": fraction, "auroc": _scored(labels, seen, cases, run.draws).as_dict()})
+        # The oracle reads the truth map, in which the subtype stands.
+        oracle = _scored(labels, labels.astype(float), cases, run.draws).as_dict()
+        curves["oracle"].append({"fraction": fraction, "auroc": oracle})
+        gap = paired_difference(tables[CONTENDERS[0].name], tables[UPPER.name], "auroc", draws=run.draws)
+        differences.append({"fraction": fraction, "auroc": gap.as_dict()})
+        say(f"needle {100 * fraction:g} %: done")
+    return {
+        "circumstances": circumstances("abbe bench needle --out OUT --results benchmarks/results"),
+        "settings": {
+            "seeds": list(run.seeds),
+            "slides": list(run.slides),
+            "patches": run.patches,
+            "epochs": run.epochs,
+            "bank_splits": 1,
+            "learning_rates": rates,
+        },
+        "difficulty": difficulty,
+        "curves": curves,
+        "tcssa_minus_none": differences,
+    }
+
+
+def _cohort(run: BenchNeedle, rows: PatchBank, fraction: float) -> tuple[Path, dict[str, Any]]:
+    folder = run.out / f"needle-{100 * fraction:g}"
+    return folder, write_needle_cohort(folder, NeedlePlan(fraction, run.slides, run.patches), rows)
+
+
+def _choose_rates(run: BenchNeedle, rows: PatchBank) -> dict[str, float]:
+    cohort, _ = _cohort(run, rows, run.tune_at)
+    losses: dict[str, dict[float, float]] = {c.name: {} for c in CONTENDERS}
+    for rate in run.rates:
+        reports = train_all(
+            CONTENDERS,
+            features=features_folder(cohort, run.bank.encoder),
+            labels=cohort / "labels.csv",
+            out=cohort / f"tune-{rate:g}",
+            recipe=Recipe(epochs=run.epochs, lr=rate),
+            seeds=run.seeds[:1],
+            workers=run.workers,
+            draws=run.draws,
+        )
+        for name, (report,) in reports.items():
+            losses[name][rate] = report["best_val_task"]
+    return {name: min(tried, key=lambda rate: tried[rate]) for name, tried in losses.items()}
+
+
+def _train(run: BenchNeedle, cohort: Path, rates: dict[str, float]) -> dict[str, list[dict[str, Any]]]:
+    reports: dict[str, list[dict[str, Any]]] = {}
+    for rate in sorted(set(rates.values())):
+        reports |= train_all(
+            [c for c in CONTENDERS if rates[c.name] == rate],
+            features=features_folder(cohort, run.bank.encoder),
+            labels=cohort / "labels.csv",
+            out=cohort / "runs",
+            recipe=Recipe(epochs=run.epochs, lr=rate),
+            seeds=run.seeds,
+            workers=run.workers,
+            draws=run.draws,
+        )
+    return reports
+
+
+def _scored(labels: np.ndarray, scores: np.ndarray, cases: list[str], draws: int) -> Interval:
+    def value(rows: np.ndarray) -> float:
+        known = labels[rows]
+        return float(roc_auc_score(known, scores[rows])) if known.min() < known.max() else float("nan")
+
+    return patient_bootstrap(cases, value, draws=draws)
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The result as a page: AUROC by fraction and method, the distance to keeping everything, what it rests on."""
+    settings, curves = found["settings"], found["curves"]
+    fractions = [point["fraction"] for point in curves["oracle"]]
+    rows = [[name, *(_shown(point["auroc"]) for point in points)] for name, points in curves.items()]
+    rows.append(["tcssa − none", *(_shown(point["auroc"]) for point in found["tcssa_minus_none"])])
+    columns = ["AUROC [95 %]", *(f"{100 * fraction:g} %" for fraction in fractions)]
+    rates = ", ".join(f"{name} {rate:g}" for name, rate in settings["learning_rates"].items())
+    test = curves["oracle"][0]["auroc"]
+    probe = found["difficulty"]
+    return f"""# Needle: how small an evidence is still found
+
+{about(found["circumstances"])}
+{settings["slides"][0]} / {settings["slides"][1]} / {settings["slides"][2]} slides train / val / test, about
+{settings["patches"]} patches each; test: {test["n"]} slides of {test["patients"]} patients not seen in training, and
+bank patches not seen either. Means over seeds {settings["seeds"]}; intervals resample patients and seeds
+({test["drawn"]} samples; one split of the bank, so its own chance is not in them). Learning rates, chosen on validation
+slides: {rates}. At most {settings["epochs"]} epochs.
+
+{table(columns, rows)}
+Oracle: the subtype read from the truth map. Ceiling: patches seen as subtype b minus patches seen as a, each patch as a
+linear probe of single patches sees it (balanced accuracy over 12 classes {probe["probe_all_classes"]:.3f}; a2 against b2
+{probe["probe_a2_b2"]:.3f}, {probe["probe_a2_b2_patches"]["test"]} test patches). A method that weighs patches better
+than by counting can pass the ceiling.
+"""
+
+
+def _shown(value: dict[str, Any]) -> str:
+    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"

@@ -1,0 +1,185 @@
+"""The child process that touches a slide: `python -m abbe.slides.reader`.
+
+Bad tiles have crashed whole processes inside native decoders, and a damaged slide can hang: so every slide is read in
+a process of its own, which the parent (`abbe.slides.slide`) can kill. It must not import torch: it starts in a blink.
+
+In: one JSON line on stdin, the job. Out: frames on stdout, each a 4-byte little-endian length, a JSON header of that
+length, and `header["bytes"]` bytes of payload. The last frame is `end`, `empty` or `failed`. The label and macro
+images of a slide are never read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import openslide
+from numpy.typing import NDArray
+from PIL import Image
+
+from abbe.errors import SlideError
+from abbe.slides.tiling import TilePlan, plan_tiles, slide_mpp
+from abbe.slides.tissue import MASK_UM, tissue_mask
+
+Send = Callable[..., None]
+Pixels = NDArray[np.uint8]
+_STRIP_PIXELS = 1 << 24  # of the level read for a thumbnail, held at a time
+
+
+def main() -> None:
+    """Do one job and leave."""
+    # Native libraries print on descriptor 1. Frames get a descriptor of their own, and 1 becomes stderr.
+    frames = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+
+    def send(kind: str, payload: bytes = b"", **header: Any) -> None:
+        text = json.dumps({"kind": kind, "bytes": len(payload), **header}).encode()
+        frames.write(struct.pack("<I", len(text)) + text + payload)
+        frames.flush()
+
+    job = json.loads(sys.stdin.buffer.readline())
+    try:
+        JOBS[job.pop("job")](send, **job)
+    except SlideError as error:
+        send("failed", stage=error.stage, reason=error.reason)
+    frames.close()
+
+
+def tiles(
+    send: Send,
+    *,
+    path: str,
+    target_mpp: float,
+    patch_size: int,
+    overlap: int,
+    override_mpp: float | None,
+    batch: int,
+) -> None:
+    """Plan the patches of a slide and send them: a `plan` (coords as payload), then `patches` in batches."""
+    slide = _open(path)
+    mpp = _mpp(slide, override_mpp)
+    thumbnail, downsample = _thumbnail(slide, MASK_UM / mpp)
+    tissue = tissue_mask(thumbnail, mpp * downsample)
+    geometry = {"mpp": mpp, "size_level0": list(slide.dimensions), "warnings": list(tissue.warnings)}
+    if tissue.reason is not None:
+        send("empty", reason=tissue.reason, **geometry)
+        return
+    plan = plan_tiles(
+        slide.dimensions,
+        mpp,
+        slide.level_downsamples,
+        target_mpp=target_mpp,
+        patch_size=patch_size,
+        overlap=overlap,
+        mask=tissue.mask,
+        mask_downsample=downsample,
+    )
+    if len(plan.coords) == 0:
+        width, height = slide.dimensions
+        small = min(width, height) < plan.patch_size_level0
+        why = "smaller than a patch" if small else "no patch has enough tissue"
+        send(
+            "empty", reason=f"{why} ({width} × {height} level-0 pixels, a patch {plan.patch_size_level0:g})", **geometry
+        )
+        return
+    send(
+        "plan",
+        plan.coords.astype("<i8").tobytes(),
+        patches=len(plan.coords),
+        patch_size_level0=plan.patch_size_level0,
+        stride_level0=plan.stride_level0,
+        level=plan.level,
+        **geometry,
+    )
+    for patches in _batches(slide, plan, patch_size, batch):
+        send("patches", patches.tobytes(), count=len(patches))
+    send("end")
+
+
+def thumbnail(send: Send, *, path: str, side: int) -> None:
+    """Send the slide at most `side` pixels wide and high, as one `thumbnail` frame."""
+    slide = _open(path)
+    pixels, downsample = _thumbnail(slide, max(1.0, max(slide.dimensions) / side))
+    stated = slide.properties.get(openslide.PROPERTY_NAME_MPP_X)
+    send("thumbnail", pixels.tobytes(), shape=list(pixels.shape), downsample=downsample, stated_mpp=stated)
+    send("end")
+
+
+def regions(send: Send, *, path: str, coords: list[list[int]], size_level0: float, side: int) -> None:
+    """Send the squares at `coords` (top-left, level-0 pixels), `side` pixels wide, as one `patches` frame."""
+    slide = _open(path)
+    level = slide.get_best_level_for_downsample(max(1.0, size_level0 / side))
+    read_size = max(1, round(size_level0 / slide.level_downsamples[level]))
+    patches = [_resized(_read(slide, (x, y), level, (read_size, read_size)), side) for x, y in coords]
+    send("patches", np.stack(patches).tobytes(), count=len(patches))
+    send("end")
+
+
+JOBS: dict[str, Callable[..., None]] = {"tiles": tiles, "thumbnail": thumbnail, "regions": regions}
+
+
+def _open(path: str) -> openslide.OpenSlide:
+    try:
+        return openslide.OpenSlide(path)
+    except openslide.OpenSlideUnsupportedFormatError as error:
+        raise SlideError("open", "not a slide that OpenSlide can read") from error
+    except (openslide.OpenSlideError, OSError) as error:
+        raise SlideError("open", str(error)) from error
+
+
+def _mpp(slide: openslide.OpenSlide, override: float | None) -> float:
+    stated = slide.properties
+    return slide_mpp(stated.get(openslide.PROPERTY_NAME_MPP_X), stated.get(openslide.PROPERTY_NAME_MPP_Y), override)
+
+
+def _read(slide: openslide.OpenSlide, corner: tuple[int, int], level: int, size: tuple[int, int]) -> Pixels:
+    """A region as uint8 [h, w, 3] over white. An OpenSlide handle does not recover from an error, so neither do we."""
+    try:
+        region = slide.read_region(corner, level, size)
+    except (openslide.OpenSlideError, OSError) as error:
+        raise SlideError("read", f"level {level} at {corner}: {error}") from error
+    pixels = np.asarray(region)
+    if pixels[..., 3].min() == 255:
+        return pixels[..., :3]
+    white = Image.new("RGBA", region.size, "white")  # what was not scanned is glass, not black
+    return np.asarray(Image.alpha_composite(white, region))[..., :3]
+
+
+def _resized(pixels: Pixels, side: int) -> Pixels:
+    if pixels.shape[0] == side:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.LANCZOS, reducing_gap=3.0))
+
+
+def _batches(slide: openslide.OpenSlide, plan: TilePlan, patch_size: int, batch: int) -> Iterator[Pixels]:
+    size = (plan.read_size, plan.read_size)
+    for start in range(0, len(plan.coords), batch):
+        corners = plan.coords[start : start + batch].tolist()
+        yield np.stack([_resized(_read(slide, (x, y), plan.level, size), patch_size) for x, y in corners])
+
+
+def _thumbnail(slide: openslide.OpenSlide, wanted: float) -> tuple[Pixels, float]:
+    """(uint8 [h, w, 3], level-0 pixels a pixel ≥ ~wanted/2), averaged from the best level in strips of bounded size."""
+    level = slide.get_best_level_for_downsample(max(1.0, wanted))
+    width, height = slide.level_dimensions[level]
+    factor = max(1, int(wanted / slide.level_downsamples[level] + 1e-6))
+    rows = max(1, _STRIP_PIXELS // (width * factor)) * factor
+    strips = []
+    for y in range(0, height, rows):
+        corner = (0, round(y * slide.level_downsamples[level]))
+        strip = _read(slide, corner, level, (width, min(rows, height - y)))
+        # Repeat the last row and column, so that blocks are whole and nothing at the border is lost.
+        down, right = -strip.shape[0] % factor, -strip.shape[1] % factor
+        whole = np.pad(strip, ((0, down), (0, right), (0, 0)), mode="edge")
+        blocks = whole.reshape(whole.shape[0] // factor, factor, whole.shape[1] // factor, factor, 3)
+        strips.append(np.rint(blocks.mean(axis=(1, 3), dtype=np.float32)).astype(np.uint8))
+    return np.concatenate(strips), slide.level_downsamples[level] * factor
+
+
+if __name__ == "__main__":
+    main()

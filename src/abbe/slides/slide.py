@@ -1,0 +1,134 @@
+"""The parent's side of reading a slide: starts the child process, takes its frames, kills it when it is over time."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from abbe.errors import SlideError
+
+Pixels = NDArray[np.uint8]
+TIME_LIMIT = 3600.0  # seconds a slide may take
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One answer of the child: what it is, its values, its bytes."""
+
+    kind: str
+    header: dict[str, Any]
+    payload: bytes
+
+
+@contextmanager
+def read_slide(job: str, path: Path, *, time_limit: float = TIME_LIMIT, **options: Any) -> Iterator[Iterator[Frame]]:
+    """Frames of one job (see `abbe.slides.reader`) on one slide, read in a process of its own.
+
+    Raises SlideError with stage and reason where the slide cannot be read, the child dies, or `time_limit` (seconds,
+    over the whole job, the caller's own work included) has passed. On leaving, the child is gone.
+    """
+    request = json.dumps({"job": job, "path": str(path), **options}).encode() + b"\n"
+    expired = threading.Event()
+    with tempfile.TemporaryFile() as errors:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "abbe.slides.reader"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,  # its own group: a kill takes whatever it started, Ctrl-C is ours to pass on
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+        def stop() -> None:
+            expired.set()
+            _kill(child)
+
+        watch = threading.Timer(time_limit, stop)
+        watch.daemon = True
+        watch.start()
+        try:
+            assert child.stdin is not None
+            try:
+                child.stdin.write(request)
+                child.stdin.close()
+            except BrokenPipeError:
+                pass  # it died at once; what follows says why
+            yield _frames(child, errors, expired, time_limit)
+        finally:
+            watch.cancel()
+            _kill(child)
+            child.wait()
+            assert child.stdout is not None
+            child.stdout.close()
+
+
+def read_thumbnail(path: Path, *, side: int = 1600, time_limit: float = TIME_LIMIT) -> tuple[Pixels, float]:
+    """(uint8 [h, w, 3] of at most about `side` pixels, level-0 pixels a thumbnail pixel)."""
+    with read_slide("thumbnail", path, time_limit=time_limit, side=side) as frames:
+        for frame in frames:
+            pixels = np.frombuffer(frame.payload, np.uint8).reshape(frame.header["shape"])
+            return pixels, float(frame.header["downsample"])
+    raise SlideError("read", "the reader sent no thumbnail")
+
+
+def read_regions(
+    path: Path, coords: NDArray[Any], size_level0: float, *, side: int, time_limit: float = TIME_LIMIT
+) -> Pixels:
+    """uint8 [n, side, side, 3]: the squares at coords [n, 2] (top-left, level-0 pixels) of `size_level0` pixels."""
+    corners = np.asarray(coords).astype(int).tolist()
+    job = {"coords": corners, "size_level0": float(size_level0), "side": side}
+    with read_slide("regions", path, time_limit=time_limit, **job) as frames:
+        for frame in frames:
+            return np.frombuffer(frame.payload, np.uint8).reshape(-1, side, side, 3)
+    raise SlideError("read", "the reader sent no regions")
+
+
+def _frames(child: subprocess.Popen[bytes], errors: Any, expired: threading.Event, limit: float) -> Iterator[Frame]:
+    assert child.stdout is not None
+    while True:
+        head = child.stdout.read(4)
+        text = child.stdout.read(struct.unpack("<I", head)[0]) if len(head) == 4 else b""
+        header = json.loads(text) if text and text.endswith(b"}") else None
+        payload = child.stdout.read(header["bytes"]) if header else b""
+        if header is None or len(payload) != header["bytes"]:
+            if expired.is_set():
+                raise SlideError("time limit", f"not done after {limit:g} seconds; --time-limit gives it more")
+            raise SlideError("read", _death(child, errors))
+        if header["kind"] == "failed":
+            raise SlideError(header["stage"], header["reason"])
+        if header["kind"] == "end":
+            return
+        yield Frame(header["kind"], header, payload)
+
+
+def _death(child: subprocess.Popen[bytes], errors: Any) -> str:
+    """Why the child's answers broke off."""
+    code = child.wait()
+    errors.seek(0)
+    lines = [line for line in errors.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    said = f": {lines[-1].strip()}" if lines else ""
+    if code < 0:
+        return f"the reader process died of {signal.Signals(-code).name}{said}"
+    return f"the reader process ended with exit code {code}{said}"
+
+
+def _kill(child: subprocess.Popen[bytes]) -> None:
+    if child.poll() is None:
+        try:
+            os.killpg(child.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it ended between the question and the signal
