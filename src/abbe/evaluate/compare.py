@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,9 @@ def train_all(
         for contender in contenders
     ]
     reports: dict[str, list[dict[str, Any]]] = {contender.name: [] for contender in contenders}
-    with progress("training", len(runs)) as bar:
+    with progress("training", len(runs)) as bar, warnings.catch_warnings():
+        # joblib replaces a worker whose memory has grown, says so, and loses nothing.
+        warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given to the executor")
         jobs = (delayed(_train_one)(run, max(1, (os.cpu_count() or 1) // workers)) for run in runs)
         for run, report in zip(runs, Parallel(n_jobs=workers, return_as="generator")(jobs), strict=True):
             reports[run.out.parent.name].append(report)
