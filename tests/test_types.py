@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from builders import make_bag, make_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from abbe.errors import BagError, InputError, MissingCoordinates
 from abbe.types import Assignment, Bag, TokenBatch, offsets_of
+from builders import make_bag, make_batch
 
 COORDS = torch.tensor([[0.0, 0.0], [256.0, 0.0], [512.0, 256.0]])
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from builders import make_bag
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +11,7 @@ from abbe.cohorts.dataset import Batches, gather
 from abbe.cohorts.tables import read_labels, split_patients
 from abbe.errors import BagError, InputError, TableError
 from abbe.store.bags import write_bag
+from builders import make_bag
 
 
 def table(tmp_path: Path, text: str) -> Path:

@@ -6,12 +6,12 @@ import math
 
 import pytest
 import torch
-from builders import make_batch
 from torch.nn import functional as F
 
 from abbe.condensers import create_condenser
 from abbe.condensers.tcssa import TCSSA, SlotExperts
 from abbe.errors import ConfigError
+from builders import make_batch
 
 DIM = 16
 
@@ -66,7 +66,7 @@ def test_tokens_and_losses_are_the_paper_s(slots: int, n: int) -> None:
 
 
 def test_uniform_routing_scores_two_and_that_is_not_the_minimum() -> None:
-    """K Σ P_i f_i is 2 for uniform routing; K/(K−1) is reached with one slot as everybody's weightless second choice."""
+    """K Σ P_i f_i is 2 for uniform routing, and K/(K−1) with one slot as everybody's weightless second choice."""
     k = 4
     condenser = create_condenser("tcssa", dim=k, tokens=k, hidden=4).eval()
     assert isinstance(condenser, TCSSA)
@@ -126,5 +126,5 @@ def test_shared_experts_and_gate_bias_are_one_argument_away() -> None:
 
 
 def test_slots_must_be_a_count() -> None:
-    with pytest.raises(ConfigError, match="a number of slots, an int; got 0.5"):
+    with pytest.raises(ConfigError, match=r"a number of slots, an int; got 0\.5"):
         create_condenser("tcssa", dim=DIM, tokens=0.5)

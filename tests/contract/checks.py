@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from builders import make_batch
 from safetensors.torch import load_file, save_file
 
 from abbe.condensers import Condenser, create_condenser
 from abbe.types import Condensed, TokenBatch
+from builders import make_batch
 
 DIM = 16
 LENGTHS = [9, 1, 3, 40]

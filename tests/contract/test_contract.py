@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from builders import make_batch
-from contract.checks import CHECKS, DIM, make
 
 from abbe.condensers import condenser_class, create_condenser, list_condensers
 from abbe.errors import BagError, ConfigError, InputError
 from abbe.types import TokenBatch
+from builders import make_batch
+from contract.checks import CHECKS, DIM, make
 
 NAMES = list_condensers()
 
@@ -38,7 +38,7 @@ def test_refusals(name: str) -> None:
     with pytest.raises(BagError, match=f"{name}: slide 'slide1', patch 2: features are not finite"):
         condenser(broken)
     for wrong in (0, 1.5, True, "32"):
-        with pytest.raises((ConfigError, InputError), match="tokens must be|a keep rate must"):
+        with pytest.raises((ConfigError, InputError), match=r"tokens must be|a keep rate must"):
             condenser(make_batch([3], dim=DIM), tokens=wrong)
     with pytest.raises(ConfigError, match="dim must be at least 1"):
         create_condenser(name, dim=0)
@@ -47,9 +47,9 @@ def test_refusals(name: str) -> None:
 
 
 def test_unknown_names_and_options_suggest_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="unknown name 'tcsa' in condensers. Did you mean 'tcssa'"):
+    with pytest.raises(ConfigError, match=r"unknown name 'tcsa' in condensers\. Did you mean 'tcssa'"):
         create_condenser("tcsa", dim=4)
-    with pytest.raises(ConfigError, match="no option 'droput'. Did you mean 'dropout'"):
+    with pytest.raises(ConfigError, match=r"no option 'droput'\. Did you mean 'dropout'"):
         create_condenser("tcssa", dim=4, droput=0.1)
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import make_batch
 
 import abbe
 from abbe.errors import CheckpointError, ConfigError
 from abbe.models.classifier import Classifier, ClassifierConfig
 from abbe.models.hub import save_pretrained
+from builders import make_batch
 
 OPTIONS = {"tokens": 4, "hidden": 8}
 

@@ -35,12 +35,9 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     path = tmp_path / "file.txt"
     commit.write_text(path, "old", format="test")
 
-    def fail() -> None:
-        with commit.commit(path, format="test", version=1) as temporary:
-            temporary.write_text("half")
-            raise KeyboardInterrupt
-
-    pytest.raises(KeyboardInterrupt, fail)
+    with pytest.raises(KeyboardInterrupt), commit.commit(path, format="test", version=1) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
     assert path.read_text() == "old"
     assert commit.is_done(path)
     assert sorted(item.name for item in tmp_path.iterdir()) == ["file.txt", "file.txt.sha256.json"]
@@ -65,7 +62,7 @@ def test_a_broken_sidecar_is_named(tmp_path: Path) -> None:
 
 
 def test_the_order_on_disk_is_close_fsync_rename_fsync(tmp_path: Path) -> None:
-    """What survives a power cut depends on this order; sys.addaudithook cannot see fsync, so os is watched in a child."""
+    """What survives a power cut depends on this order; no audit hook sees fsync, so os is watched in a child."""
     script = """
 import os, sys
 from pathlib import Path

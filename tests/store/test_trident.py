@@ -6,12 +6,12 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from builders import make_bag
 
 from abbe.errors import BagError, ConfigError
 from abbe.store.bags import peek_bag, read_bag, write_bag
 from abbe.store.commit import is_done
 from abbe.types import Bag
+from builders import make_bag
 
 
 def test_round_trip_keeps_everything(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def foreign(path: Path, *, features: np.ndarray | None = None, attrs: dict[str, 
 
 def test_a_file_without_a_size_names_the_option_that_gives_it(tmp_path: Path) -> None:
     path = foreign(tmp_path / "x.h5")
-    with pytest.raises(BagError, match="no attribute 'patch_size_level0'.*--patch-size-level0"):
+    with pytest.raises(BagError, match=r"no attribute 'patch_size_level0'.*--patch-size-level0"):
         read_bag(path)
     assert read_bag(path, patch_size_level0=512).positions[1].tolist() == [1.5, 0.5]
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from builders import make_batch, write_cohort
 from safetensors.torch import load_file
 
 import abbe
@@ -20,6 +19,7 @@ from abbe.store.verify import verify
 from abbe.train import classify, loop
 from abbe.train.classify import TrainClassify, train_classifier
 from abbe.train.loop import DivergedError, Recipe
+from builders import make_batch, write_cohort
 
 QUICK = Recipe(epochs=6, lr=1e-2, checkpoint_every=2, early_stop=20)
 
@@ -114,7 +114,11 @@ def test_a_torn_checkpoint_is_refused_by_name(
     tmp_path: Path, cohort: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = run_in(tmp_path, cohort)
-    monkeypatch.setattr(classify, "save_pretrained", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(classify, "save_pretrained", stop)
     with pytest.raises(KeyboardInterrupt):
         train_classifier(run)
     state = tmp_path / "checkpoint" / "state.safetensors"
@@ -147,13 +151,13 @@ def test_every_condenser_trains_under_both_poolings(
 
 
 def test_refusals_before_any_work(tmp_path: Path, cohort: tuple[Path, Path]) -> None:
-    with pytest.raises(ConfigError, match="no option 'hiden'. Did you mean 'hidden'"):
+    with pytest.raises(ConfigError, match=r"no option 'hiden'\. Did you mean 'hidden'"):
         train_classifier(run_in(tmp_path, cohort, condenser_options=("hiden=8",)))
     with pytest.raises(ConfigError, match="expected name=value"):
         train_classifier(run_in(tmp_path, cohort, condenser_options=("hidden",)))
     with pytest.raises(ConfigError, match="unknown name 'tcsa'"):
         train_classifier(run_in(tmp_path, cohort, condenser="tcsa"))
-    with pytest.raises(TableError, match="column 'case_id' has one value|has 1 patients"):
+    with pytest.raises(TableError, match=r"column 'case_id' has one value|has 1 patients"):
         train_classifier(run_in(tmp_path, cohort, label="case_id"))
     assert list(tmp_path.iterdir()) == []
 

@@ -16,7 +16,7 @@ from abbe.console import result, say
 from abbe.evaluate.compare import Contender, over_seeds, paired_difference, predictions_on_test, train_all
 from abbe.metrics.bootstrap import Interval, patient_bootstrap
 from abbe.train.loop import Recipe
-from abbe.view.curves import evidence_curves
+from abbe.metrics.plots import evidence_curves
 
 UPPER = Contender("none", 1.0, "attention")
 CONTENDERS = (
@@ -57,6 +57,7 @@ class BenchNeedle:
     epochs: int = 40
     """at most this many epochs"""
     bank: BankPlan = field(default_factory=BankPlan)
+    """the rendered patches the cohorts are drawn from"""
     workers: int | None = None
     """runs at a time (default: one a core)"""
     draws: int = 1000
@@ -69,7 +70,10 @@ class BenchNeedle:
         text = markdown(found)
         if self.results is not None:
             path = write_result(self.results, "needle", found, text)
-            curves = {name: [(p["fraction"], p["auroc"]) for p in points] for name, points in found["curves"].items()}
+            curves = {
+                name: [(point["fraction"], point["auroc"]) for point in points]
+                for name, points in found["curves"].items()
+            }
             path.with_suffix(".png").write_bytes(evidence_curves(curves, label="AUROC on held-out patients"))
         result(text, found, json_output=self.json)
         return 0
@@ -181,16 +185,15 @@ def markdown(found: dict[str, Any]) -> str:
     return f"""# Needle: how small an evidence is still found
 
 {about(found["circumstances"])}
-{settings["slides"][0]} / {settings["slides"][1]} / {settings["slides"][2]} slides train / val / test, about
-{settings["patches"]} patches each; test: {test["n"]} slides of {test["patients"]} patients not seen in training, and
-bank patches not seen either. Means over seeds {settings["seeds"]}; intervals resample patients and seeds
+{" / ".join(map(str, settings["slides"]))} slides train / val / test, about {settings["patches"]} patches each.
+Test: {test["n"]} slides of {test["patients"]} patients not seen in training, of bank patches not seen either. Means over seeds {settings["seeds"]}; intervals resample patients and seeds
 ({test["drawn"]} samples; one split of the bank, so its own chance is not in them). Learning rates, chosen on validation
 slides: {rates}. At most {settings["epochs"]} epochs.
 
 {table(columns, rows)}
-Oracle: the subtype read from the truth map. Ceiling: patches seen as subtype b minus patches seen as a, each patch as a
-linear probe of single patches sees it (balanced accuracy over 12 classes {probe["probe_all_classes"]:.3f}; a2 against b2
-{probe["probe_a2_b2"]:.3f}, {probe["probe_a2_b2_patches"]["test"]} test patches). A method that weighs patches better
+Oracle: the subtype read from the truth map. Ceiling: patches seen as subtype b minus patches seen as a, each patch as
+a linear probe of single patches sees it (balanced accuracy over 12 classes {probe["probe_all_classes"]:.3f}; a2 against
+b2 {probe["probe_a2_b2"]:.3f}, {probe["probe_a2_b2_patches"]["test"]} test patches). A method that weighs patches better
 than by counting can pass the ceiling.
 """
 

@@ -66,7 +66,9 @@ class PhantomCohort:
     out: Path
     """folder of the cohort"""
     plan: NeedlePlan = field(default_factory=NeedlePlan)
+    """the slides and their evidence"""
     bank: BankPlan = field(default_factory=BankPlan)
+    """the rendered patches they are drawn from"""
     bank_folder: Path | None = None
     """where the rendered bank lies, to share it between cohorts (default: OUT/bank)"""
     workers: int | None = None

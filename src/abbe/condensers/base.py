@@ -91,9 +91,9 @@ class Condenser(nn.Module):
     def budgets(self, lengths: Tensor, tokens: Budget | None) -> list[int]:
         """One count a slide from a count, a keep rate, or a list of them. Counts may exceed a slide's length."""
         wanted = self.tokens if tokens is None else tokens
-        each = wanted.tolist() if isinstance(wanted, Tensor) else wanted
+        each: Any = wanted.tolist() if isinstance(wanted, Tensor) else wanted
         listed = isinstance(each, Sequence) and not isinstance(each, str)
-        given = list(each) if listed else [each] * len(lengths)
+        given: list[int | float] = list(each) if listed else [each] * len(lengths)
         if len(given) != len(lengths):
             raise InputError(f"{self.name}: {len(given)} budgets for {len(lengths)} slides; give one, or one a slide")
         for budget in given:

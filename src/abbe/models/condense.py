@@ -88,39 +88,56 @@ class CondenseSlide:
     """print the result as JSON"""
 
     def run(self) -> int:
-        model = load(self.model)
-        bag = self._bag(model)
-        condensed = condense_slide(model, bag)
-        condensed.about["model"] = {"name": self.model, "weights_sha256": _weights_hash(self.model)}
-        write_tokens(self.out, condensed)
-        about = condensed.about
-        shares = ", ".join(f"{name} {share:.3f}" for name, share in about["probabilities"].items())
-        used = int(condensed.mask.sum())
-        text = f"{about['slide_id']}: {len(bag)} patches → {used} tokens; {shares}; written to {self.out}"
-        value = {**about, "patches": len(bag), "tokens": used, "out": str(self.out)}
-        result(text, value, json_output=self.json)
-        return 0
-
-    def _bag(self, model: Classifier) -> Bag:
-        if self.source.suffix in (".h5", ".hdf5"):
-            return read_bag(self.source)
-        encoder = model.config.encoder
-        if encoder is None:
-            raise CheckpointError(
-                f"{self.model}: does not say which patch encoder it needs; give a feature file instead"
-            )
-        folder = self.out.parent / "encoded"
-        outcome = encode_slides(
-            [self.source],
-            folder,
-            encoder=encoder,
+        condensed = condense_source(
+            self.source,
+            self.model,
+            self.out,
             mpp=self.mpp,
             patch_size=self.patch_size,
             override_mpp=self.override_mpp,
-        )[0]
-        if outcome.outcome != "done":
-            raise BagError(f"{self.source}: {outcome.outcome} at {outcome.stage}: {outcome.reason}")
-        return read_bag(features_path(folder / job_name(self.mpp, self.patch_size, 0), encoder, outcome.slide_id))
+        )
+        about, used, n = condensed.about, int(condensed.mask.sum()), len(condensed.coords)
+        shares = ", ".join(f"{name} {share:.3f}" for name, share in about["probabilities"].items())
+        text = f"{about['slide_id']}: {n} patches → {used} tokens; {shares}; written to {self.out}"
+        result(text, {**about, "patches": n, "tokens": used, "out": str(self.out)}, json_output=self.json)
+        return 0
+
+
+def condense_source(
+    source: Path,
+    model_name: str,
+    out: Path,
+    *,
+    mpp: float = 0.5,
+    patch_size: int = 256,
+    override_mpp: float | None = None,
+) -> SlideTokens:
+    """Condense a feature file, or a slide (encoded first, into `encoded` beside `out`), and commit its tokens to `out`.
+
+    Raises BagError where the slide cannot be encoded or the bag does not fit the model.
+    """
+    model = load(model_name)
+    if source.suffix in (".h5", ".hdf5"):
+        bag = read_bag(source)
+    else:
+        bag = _encoded(source, out.parent / "encoded", model, mpp, patch_size, override_mpp)
+    condensed = condense_slide(model, bag)
+    condensed.about["model"] = {"name": model_name, "weights_sha256": _weights_hash(model_name)}
+    write_tokens(out, condensed)
+    return condensed
+
+
+def _encoded(
+    slide: Path, folder: Path, model: Classifier, mpp: float, patch_size: int, override_mpp: float | None
+) -> Bag:
+    encoder = model.config.encoder
+    if encoder is None:
+        raise CheckpointError("the model does not say which patch encoder it needs; give a feature file, not a slide")
+    options = {"encoder": encoder, "mpp": mpp, "patch_size": patch_size, "override_mpp": override_mpp}
+    outcome = encode_slides([slide], folder, **options)[0]  # type: ignore[arg-type]
+    if outcome.outcome != "done":
+        raise BagError(f"{slide}: {outcome.outcome} at {outcome.stage}: {outcome.reason}")
+    return read_bag(features_path(folder / job_name(mpp, patch_size, 0), encoder, outcome.slide_id))
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ images of a slide are never read.
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 import sys
@@ -23,12 +24,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from abbe.errors import SlideError
-from abbe.slides.tiling import TilePlan, plan_tiles, slide_mpp
+from abbe.slides.tiling import SAME_SCALE, TilePlan, choose_level, plan_tiles, slide_mpp
 from abbe.slides.tissue import MASK_UM, tissue_mask
 
 Send = Callable[..., None]
 Pixels = NDArray[np.uint8]
-_STRIP_PIXELS = 1 << 24  # of the level read for a thumbnail, held at a time
+_BLOCK = 2048  # side of what is read at a time for a thumbnail, in the level's pixels
+_THUMBNAIL_PIXELS = 1 << 24  # a thumbnail is made coarser rather than larger than this
 
 
 def main() -> None:
@@ -62,10 +64,12 @@ def tiles(
 ) -> None:
     """Plan the patches of a slide and send them: a `plan` (coords as payload), then `patches` in batches."""
     slide = _open(path)
-    mpp = _mpp(slide, override_mpp)
+    mpp, warnings = _mpp(slide, override_mpp)
+    # Refuse a slide too coarse before anything of it is read.
+    choose_level(mpp, slide.level_downsamples, target_mpp=target_mpp, patch_size=patch_size)
     thumbnail, downsample = _thumbnail(slide, MASK_UM / mpp)
     tissue = tissue_mask(thumbnail, mpp * downsample)
-    geometry = {"mpp": mpp, "size_level0": list(slide.dimensions), "warnings": list(tissue.warnings)}
+    geometry = {"mpp": mpp, "size_level0": list(slide.dimensions), "warnings": [*warnings, *tissue.warnings]}
     if tissue.reason is not None:
         send("empty", reason=tissue.reason, **geometry)
         return
@@ -132,9 +136,19 @@ def _open(path: str) -> openslide.OpenSlide:
         raise SlideError("open", str(error)) from error
 
 
-def _mpp(slide: openslide.OpenSlide, override: float | None) -> float:
-    stated = slide.properties
-    return slide_mpp(stated.get(openslide.PROPERTY_NAME_MPP_X), stated.get(openslide.PROPERTY_NAME_MPP_Y), override)
+def _mpp(slide: openslide.OpenSlide, override: float | None) -> tuple[float, list[str]]:
+    """Microns a level-0 pixel, and a warning where the user's value is not what the slide says."""
+    x = slide.properties.get(openslide.PROPERTY_NAME_MPP_X)
+    y = slide.properties.get(openslide.PROPERTY_NAME_MPP_Y)
+    mpp = slide_mpp(x, y, override)
+    if override is None or x is None or y is None:
+        return mpp, []
+    try:
+        stated = slide_mpp(x, y, None)
+    except SlideError:  # which is why the user overrides it
+        return mpp, []
+    differs = abs(stated - mpp) > SAME_SCALE * stated
+    return mpp, [f"the slide says {stated:g} µm a pixel, --override-mpp {mpp:g}"] if differs else []
 
 
 def _read(slide: openslide.OpenSlide, corner: tuple[int, int], level: int, size: tuple[int, int]) -> Pixels:
@@ -164,21 +178,25 @@ def _batches(slide: openslide.OpenSlide, plan: TilePlan, patch_size: int, batch:
 
 
 def _thumbnail(slide: openslide.OpenSlide, wanted: float) -> tuple[Pixels, float]:
-    """(uint8 [h, w, 3], level-0 pixels a pixel ≥ ~wanted/2), averaged from the best level in strips of bounded size."""
-    level = slide.get_best_level_for_downsample(max(1.0, wanted))
+    """(uint8 [h, w, 3], level-0 pixels a pixel, about `wanted`), averaged from the best level block by block.
+
+    A slide may have nothing but a level 0 of many gigapixels: no more than one block of it is held.
+    """
+    downsamples = slide.level_downsamples
+    level = max((n for n, d in enumerate(downsamples) if d <= max(1.0, 1.05 * wanted)), key=lambda n: downsamples[n])
     width, height = slide.level_dimensions[level]
-    factor = max(1, int(wanted / slide.level_downsamples[level] + 1e-6))
-    rows = max(1, _STRIP_PIXELS // (width * factor)) * factor
-    strips = []
-    for y in range(0, height, rows):
-        corner = (0, round(y * slide.level_downsamples[level]))
-        strip = _read(slide, corner, level, (width, min(rows, height - y)))
-        # Repeat the last row and column, so that blocks are whole and nothing at the border is lost.
-        down, right = -strip.shape[0] % factor, -strip.shape[1] % factor
-        whole = np.pad(strip, ((0, down), (0, right), (0, 0)), mode="edge")
-        blocks = whole.reshape(whole.shape[0] // factor, factor, whole.shape[1] // factor, factor, 3)
-        strips.append(np.rint(blocks.mean(axis=(1, 3), dtype=np.float32)).astype(np.uint8))
-    return np.concatenate(strips), slide.level_downsamples[level] * factor
+    smallest = math.ceil(math.sqrt(width * height / _THUMBNAIL_PIXELS))
+    factor = max(1, round(wanted / downsamples[level]), smallest)
+    side = max(1, _BLOCK // factor) * factor
+    pixels = np.empty((math.ceil(height / factor), math.ceil(width / factor), 3), np.uint8)
+    for y in range(0, height, side):
+        for x in range(0, width, side):
+            corner = (round(x * downsamples[level]), round(y * downsamples[level]))
+            block = _read(slide, corner, level, (min(side, width - x), min(side, height - y)))
+            small = np.asarray(Image.fromarray(block).reduce(factor))  # means of factor × factor, also at the border
+            row, column = y // factor, x // factor
+            pixels[row : row + small.shape[0], column : column + small.shape[1]] = small
+    return pixels, downsamples[level] * factor
 
 
 if __name__ == "__main__":

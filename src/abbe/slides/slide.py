@@ -10,7 +10,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,10 @@ from abbe.errors import SlideError
 
 Pixels = NDArray[np.uint8]
 TIME_LIMIT = 3600.0  # seconds a slide may take
+# -P: a numpy.py or abbe/ that lies in the user's current folder must not be imported.
+READER = (sys.executable, "-P", "-m", "abbe.slides.reader")
+_HEADER_LIMIT = 1 << 20  # bytes
+_GLANCE = 0.2  # seconds between two looks at the clock and at `halt`
 
 
 @dataclass(frozen=True)
@@ -35,17 +40,27 @@ class Frame:
 
 
 @contextmanager
-def read_slide(job: str, path: Path, *, time_limit: float = TIME_LIMIT, **options: Any) -> Iterator[Iterator[Frame]]:
+def read_slide(
+    job: str,
+    path: Path,
+    *,
+    time_limit: float = TIME_LIMIT,
+    halt: threading.Event | None = None,
+    command: Sequence[str] = READER,
+    **options: Any,
+) -> Iterator[Iterator[Frame]]:
     """Frames of one job (see `abbe.slides.reader`) on one slide, read in a process of its own.
 
-    Raises SlideError with stage and reason where the slide cannot be read, the child dies, or `time_limit` (seconds,
-    over the whole job, the caller's own work included) has passed. On leaving, the child is gone.
+    Raises SlideError with stage and reason where the slide cannot be read, the child dies, `time_limit` (seconds,
+    over the whole job, the caller's own work included) has passed, or `halt` is set by another thread. On leaving, the
+    child is gone.
     """
     request = json.dumps({"job": job, "path": str(path), **options}).encode() + b"\n"
-    expired = threading.Event()
+    killed: list[SlideError] = []  # why, once it is killed
+    done = threading.Event()
     with tempfile.TemporaryFile() as errors:
         child = subprocess.Popen(
-            [sys.executable, "-m", "abbe.slides.reader"],
+            list(command),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -53,13 +68,19 @@ def read_slide(job: str, path: Path, *, time_limit: float = TIME_LIMIT, **option
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
 
-        def stop() -> None:
-            expired.set()
-            _kill(child)
+        def watch() -> None:
+            deadline = time.monotonic() + time_limit
+            while not done.wait(min(_GLANCE, max(0.0, deadline - time.monotonic()))):
+                if halt is not None and halt.is_set():
+                    killed.append(SlideError("interrupted", "the run was stopped; the same command goes on from here"))
+                elif time.monotonic() >= deadline:
+                    reason = f"not done after {time_limit:g} seconds; --time-limit gives it more"
+                    killed.append(SlideError("time limit", reason))
+                if killed:
+                    return _kill(child)
 
-        watch = threading.Timer(time_limit, stop)
-        watch.daemon = True
-        watch.start()
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
         try:
             assert child.stdin is not None
             try:
@@ -67,9 +88,10 @@ def read_slide(job: str, path: Path, *, time_limit: float = TIME_LIMIT, **option
                 child.stdin.close()
             except BrokenPipeError:
                 pass  # it died at once; what follows says why
-            yield _frames(child, errors, expired, time_limit)
+            yield _frames(child, errors, killed)
         finally:
-            watch.cancel()
+            done.set()
+            watcher.join()
             _kill(child)
             child.wait()
             assert child.stdout is not None
@@ -97,16 +119,19 @@ def read_regions(
     raise SlideError("read", "the reader sent no regions")
 
 
-def _frames(child: subprocess.Popen[bytes], errors: Any, expired: threading.Event, limit: float) -> Iterator[Frame]:
+def _frames(child: subprocess.Popen[bytes], errors: Any, killed: list[SlideError]) -> Iterator[Frame]:
     assert child.stdout is not None
     while True:
         head = child.stdout.read(4)
-        text = child.stdout.read(struct.unpack("<I", head)[0]) if len(head) == 4 else b""
-        header = json.loads(text) if text and text.endswith(b"}") else None
+        size = struct.unpack("<I", head)[0] if len(head) == 4 else 0
+        if size > _HEADER_LIMIT:
+            raise SlideError("read", "the reader process sent something that is no frame")
+        text = child.stdout.read(size)
+        header = json.loads(text) if text and len(text) == size else None
         payload = child.stdout.read(header["bytes"]) if header else b""
+        if killed:
+            raise killed[0]
         if header is None or len(payload) != header["bytes"]:
-            if expired.is_set():
-                raise SlideError("time limit", f"not done after {limit:g} seconds; --time-limit gives it more")
             raise SlideError("read", _death(child, errors))
         if header["kind"] == "failed":
             raise SlideError(header["stage"], header["reason"])

@@ -74,14 +74,7 @@ def plan_tiles(
 
     Raises SlideError (stage geometry) where the slide is coarser than the target: patches are never enlarged.
     """
-    fine = [level for level, d in enumerate(downsamples) if mpp * d <= target_mpp * (1 + SAME_SCALE)]
-    if not fine:
-        raise SlideError(
-            "geometry", f"the slide has {mpp:g} µm a pixel, coarser than {target_mpp:g}; encode it with --mpp {mpp:g}"
-        )
-    level = max(fine, key=lambda number: downsamples[number])
-    scale = target_mpp / (mpp * downsamples[level])
-    read_size = patch_size if abs(scale - 1) <= SAME_SCALE else round(patch_size * scale)
+    level, read_size = choose_level(mpp, downsamples, target_mpp=target_mpp, patch_size=patch_size)
     size = read_size * downsamples[level]
     stride = size * (patch_size - overlap) / patch_size
     width, height = size_level0
@@ -90,6 +83,21 @@ def plan_tiles(
     coords = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
     covered = tissue_share(coords, size, mask, mask_downsample)
     return TilePlan(level, read_size, size, stride, coords[covered >= min_tissue])
+
+
+def choose_level(mpp: float, downsamples: Sequence[float], *, target_mpp: float, patch_size: int) -> tuple[int, int]:
+    """(level, read_size): the coarsest level still fine enough, and the pixels of it that make a patch's side.
+
+    Raises SlideError (stage geometry) where even level 0 is coarser than the target.
+    """
+    fine = [level for level, d in enumerate(downsamples) if mpp * d <= target_mpp * (1 + SAME_SCALE)]
+    if not fine:
+        raise SlideError(
+            "geometry", f"the slide has {mpp:g} µm a pixel, coarser than {target_mpp:g}; encode it with --mpp {mpp:g}"
+        )
+    level = max(fine, key=lambda number: downsamples[number])
+    scale = target_mpp / (mpp * downsamples[level])
+    return level, patch_size if abs(scale - 1) <= SAME_SCALE else round(patch_size * scale)
 
 
 def tissue_share(

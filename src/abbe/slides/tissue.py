@@ -64,9 +64,12 @@ def tissue_mask(thumbnail: NDArray[np.uint8], mpp: float) -> Tissue:
         return Tissue(nothing, "dark background: looks like fluorescence, no H&E tissue", (0, 0, 0))
     glass, warnings = _glass_colour(thumbnail)
     red, green, blue = _optical_density(thumbnail, glass)
-    ink = _ink(red, green, blue, mpp)
-    stained = (red < _RED_RATIO * green) & (blue < _BLUE_RATIO * green) & ~ink
-    density = np.where(stained, green, np.float32(0))
+    if warnings:  # with wrong colours, hues say nothing: whatever is darker than glass is taken
+        ink, density = nothing, np.maximum(np.maximum(red, green), blue)
+    else:
+        ink = _ink(red, green, blue, mpp)
+        stained = (red < _RED_RATIO * green) & (blue < _BLUE_RATIO * green) & ~ink
+        density = np.where(stained, green, np.float32(0))
     if not (density > _OD_SURE[0]).any():
         what = "only marker ink" if ink.any() else "nothing stained on the glass"
         return Tissue(nothing, f"no H&E tissue: {what}", glass, warnings)
@@ -83,11 +86,9 @@ def tissue_mask(thumbnail: NDArray[np.uint8], mpp: float) -> Tissue:
 
 def _is_dark(thumbnail: NDArray[np.uint8]) -> bool:
     """Black for the most part and lit glass nowhere. (H&E slides padded with black have glass.)"""
-    dark = float((thumbnail.max(axis=2) < 60).mean()) + float(
-        ((thumbnail.max(axis=2) >= 60) & (thumbnail.min(axis=2) < 20)).mean()
-    )
-    lit = float((thumbnail.min(axis=2) > 180).mean())
-    return dark > 0.5 and lit < 0.01
+    lowest, highest = thumbnail.min(axis=2), thumbnail.max(axis=2)
+    dark = (highest < 60) | (lowest < 20)  # black, or one dye shining on black
+    return float(dark.mean()) > 0.5 and float((lowest > 180).mean()) < 0.01
 
 
 def _glass_colour(thumbnail: NDArray[np.uint8]) -> tuple[tuple[int, int, int], tuple[str, ...]]:

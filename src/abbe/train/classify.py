@@ -57,6 +57,7 @@ class TrainClassify:
     standardize: bool = True
     """bring features to zero mean and unit spread by the training patches; --no-standardize takes them as they are"""
     recipe: Recipe = field(default_factory=Recipe)
+    """how the model is trained"""
     split_seed: int = 0
     """of the patient-level split, where the table has no column split"""
     draws: int = 1000

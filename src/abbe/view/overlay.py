@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import colorsys
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -12,9 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
+from PIL import Image
 
 from abbe.models.condense import SlideTokens
-from abbe.view.curves import png
+from abbe.metrics.plots import png
 
 _SCALE_BAR_SHARE = 0.2  # of the picture's width, at most
 _ALPHA = 0.6
@@ -24,7 +27,7 @@ _LEGEND_ROWS = 16
 
 @dataclass(frozen=True, eq=False)
 class Thumbnail:
-    """pixels: uint8 [h, w, 3].   downsample: level-0 pixels a thumbnail pixel.   mpp: microns a level-0 pixel, or None."""
+    """pixels: uint8 [h, w, 3].   downsample: level-0 pixels a thumbnail pixel.   mpp: at level 0, or None."""
 
     pixels: np.ndarray
     downsample: float
@@ -32,9 +35,11 @@ class Thumbnail:
 
 
 def token_colours(k: int) -> np.ndarray:
-    """k colours, float [k, 3], told apart as far as k allows: hues by the golden angle, three lightnesses in turn."""
+    """k colours, float [k, 3]: even hues in three lightnesses, ordered so that neighbours in number differ in hue."""
+    hues = max(1, -(-k // 3))
     golden = (math.sqrt(5) - 1) / 2
-    rows = [colorsys.hls_to_rgb((i * golden) % 1, (0.45, 0.6, 0.32)[i % 3], 0.9) for i in range(k)]
+    order = np.argsort((np.arange(hues) * golden) % 1)
+    rows = [colorsys.hls_to_rgb(order[i % hues] / hues, (0.45, 0.68, 0.28)[i // hues], 0.9) for i in range(k)]
     return np.array(rows).reshape(k, 3)
 
 
@@ -59,7 +64,7 @@ def paint(thumbnail: Thumbnail, coords_px0: np.ndarray, size_px0: float, colours
 
 
 def slot_picture(thumbnail: Thumbnail, tokens: SlideTokens) -> bytes:
-    """PNG: each patch in the colour of the token it mostly went to; dropped patches bare. Legend by share of patches."""
+    """PNG: each patch in the colour of the token it mostly went to, dropped patches bare; legend by share."""
     main = tokens.main_token.numpy()
     k = len(tokens.tokens)
     palette = token_colours(k)
@@ -118,7 +123,7 @@ def gallery_rows(tokens: SlideTokens, *, slots: int = 12, patches: int = 8) -> l
     return rows
 
 
-def gallery_picture(tokens: SlideTokens, rows: list[tuple[int, np.ndarray]], images: list[np.ndarray]) -> bytes:
+def gallery_picture(tokens: SlideTokens, rows: list[tuple[int, np.ndarray]], images: Sequence[np.ndarray]) -> bytes:
     """PNG: a row of its most typical patches for each token. images: uint8 [n, h, w, 3] for each of `rows`."""
     columns = max((len(image) for image in images), default=1)
     figure = Figure(figsize=(1.0 * columns + 1.2, 1.02 * max(len(rows), 1) + 0.4), dpi=110, layout="constrained")
@@ -171,3 +176,18 @@ def _canvas(thumbnail: Thumbnail, pixels: np.ndarray) -> tuple[Figure, Axes]:
 def _legend(axes: Axes, handles: list[Patch], title: str) -> None:
     axes.legend(handles=handles, title=title, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=7,
                 title_fontsize=8, frameon=False)  # fmt: skip
+
+
+def truth_picture(thumbnail: Thumbnail, truth: Path, classes: Sequence[str]) -> bytes:
+    """PNG: the classes of a phantom slide's truth map over it. truth: a uint8 PNG [rows, cols], 255 = glass."""
+    numbers = np.asarray(Image.open(truth))
+    side = thumbnail.pixels.shape[1] * thumbnail.downsample / numbers.shape[1]
+    rows, columns = np.nonzero(numbers != 255)
+    present = sorted(set(numbers[rows, columns].tolist()))
+    palette = token_colours(len(classes))
+    colours = np.full((len(rows), 4), _ALPHA)
+    colours[:, :3] = palette[numbers[rows, columns]]
+    figure, axes = _canvas(thumbnail, paint(thumbnail, np.stack([columns, rows], 1) * side, side, colours))
+    _legend(axes, [Patch(color=palette[number], label=classes[number]) for number in present], "truth")
+    axes.set_title(f"{truth.stem}: truth by patch", fontsize=9)
+    return png(figure)

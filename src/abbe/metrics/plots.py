@@ -1,4 +1,4 @@
-"""Plots of runs: how training went, and figures beside each other with their intervals."""
+"""Plots: how training went, and figures beside each other with their intervals."""
 
 from __future__ import annotations
 

@@ -1,0 +1,42 @@
+# Two commands do all the set-up: `make demo` and `make test`. Both make .venv and install what they need.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+OUT ?= demo
+# Tests run one process a core; more threads in each would only fight.
+WORKERS ?= auto
+
+.PHONY: demo test check bench clean help
+
+help:
+	@echo "make demo   the tour on rendered slides; ends with $(OUT)/report.html"
+	@echo "make test   every test"
+	@echo "make check  format, lint, types, layers and the fast tests"
+	@echo "make bench  the benchmarks behind benchmarks/results (about an hour on two cores)"
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/abbe demo --out $(OUT)
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q -m "not slow and not gpu"
+
+bench: $(INSTALLED)
+	$(BIN)/abbe bench texture --results benchmarks/results
+	$(BIN)/abbe bench needle --out out/bench-needle --results benchmarks/results
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
