@@ -21,13 +21,13 @@ from abbe.console import result, say
 from abbe.errors import AbbeError
 from abbe.evaluate.compare import Contender, predictions_on_test, train_all
 from abbe.metrics.bootstrap import patient_bootstrap
+from abbe.metrics.plots import figures_with_intervals, training_curves
 from abbe.models.condense import condense_source
 from abbe.slides.encode import encode_slides
 from abbe.store import commit
 from abbe.store.outcomes import Outcome
 from abbe.store.trident import features_path, job_name
 from abbe.train.loop import Recipe
-from abbe.metrics.plots import figures_with_intervals, training_curves
 from abbe.view.heatmap import draw, thumbnail_for
 from abbe.view.overlay import truth_picture
 from abbe.view.report import Picture, Section, write_report
@@ -60,7 +60,7 @@ class Demo:
     """the cohort that is learned from"""
     bank: BankPlan = field(default_factory=lambda: BankPlan(normal=(6, 2, 4), tumour=(12, 4, 8)))
     """the rendered patches it is drawn from"""
-    recipe: Recipe = field(default_factory=lambda: Recipe(epochs=20, lr=1e-3, early_stop=20))
+    recipe: Recipe = field(default_factory=lambda: Recipe(epochs=20, lr=1e-3, early_stop=20, plateau_patience=20))
     """how each model is trained"""
     draws: int = 1000
     """bootstrap samples of patients behind each interval"""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from accelerate import PartialState
 from torch import nn
 from torch.nn import functional as F
 
@@ -73,6 +74,8 @@ class TrainClassify:
 
     def run(self) -> int:
         report = train_classifier(self)
+        if not PartialState().is_main_process:
+            return 0
         test = report["figures"]["test"]
         lines = [f"{name}: {_shown(value)}" for name, value in test.items()]
         text = "\n".join([f"test slides: {report['slides']['test']}", *lines, f"model: {self.out / 'model'}"])
@@ -81,8 +84,12 @@ class TrainClassify:
 
 
 def train_classifier(run: TrainClassify) -> dict[str, Any]:
-    """Train, evaluate, write; return what result.json holds. A finished run of the same settings is read back."""
+    """Train, evaluate, write; return what result.json holds. A finished run of the same settings is read back.
+
+    Under `accelerate launch` all processes train; the main one evaluates and writes, the others wait and return {}.
+    """
     settings = describe(run)
+    processes = PartialState(cpu=run.cpu)
     finished = run.out / "result.json"
     _check_folder(run, settings)
     if run.resume and commit.is_done(finished):
@@ -97,8 +104,10 @@ def train_classifier(run: TrainClassify) -> dict[str, Any]:
         encoder=cohort.encoder,
     )
     create_condenser(config.condenser, dim=config.dim, **config.condenser_options)  # refuse bad options before work
-    commit.write_json(run.out / "config.json", settings, format="abbe-config")
-    commit.write_text(run.out / "splits.csv", table.to_csv(index=False), format="labels")
+    processes.wait_for_everyone()  # until all have seen whether the folder is free
+    if processes.is_main_process:
+        commit.write_json(run.out / "config.json", settings, format="abbe-config")
+        commit.write_text(run.out / "splits.csv", table.to_csv(index=False), format="labels")
     train = SlideDataset(cohort.splits["train"])
 
     def build() -> Classifier:
@@ -119,12 +128,16 @@ def train_classifier(run: TrainClassify) -> dict[str, Any]:
         description=f"training {run.condenser}",
     )
     assert isinstance(model, Classifier)
+    if not processes.is_main_process:
+        processes.wait_for_everyone()
+        return {}
     report = _evaluate(run, model, cohort, history)
     commit.write_text(run.out / "history.csv", pd.DataFrame(history).to_csv(index=False), format="history")
     save_pretrained(model, run.out / "model", card=model_card(model, report))
     # Written last: a run with a result is a run that is whole.
     commit.write_json(finished, report, format="abbe-result", settings=settings)
     checkpoint.remove(run.out / "checkpoint")
+    processes.wait_for_everyone()
     return report
 
 

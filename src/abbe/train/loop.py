@@ -104,13 +104,16 @@ def fit(
     """Train what `build` makes; return it with the weights of its best validation loss, and one row an epoch.
 
     build: called after seeding, so that the seed decides the initial weights too.
-    folder: where checkpoints go; none are written without it. resume: go on from the one there, bit for bit.
+    folder: where checkpoints go; none are written without it. resume: go on from the one there; in one process this is
+    bit for bit the run that was not stopped.
 
     Raises DivergedError for a loss that is not finite, CheckpointError for a checkpoint that is not whole.
     """
     accelerator = Accelerator(mixed_precision=recipe.precision, cpu=cpu)
     set_seed(recipe.seed)
     bare = build()
+    if accelerator.process_index:  # same weights everywhere, but noise and dropout of its own in each process
+        torch.manual_seed(recipe.seed + accelerator.process_index)
     optimizer = torch.optim.AdamW(bare.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     trainable = any(parameter.requires_grad for parameter in bare.parameters())
     model, optimizer = accelerator.prepare(bare, optimizer)
@@ -125,6 +128,8 @@ def fit(
     best = _copy_of(bare)
     if folder is not None and resume and (found := checkpoint.load(folder)) is not None:
         at, best = _restore(found, folder, bare, optimizer, schedule, recipe)
+        if rank:  # the checkpoint holds the main process's generator; the others start a new stream
+            torch.manual_seed(recipe.seed + rank + 1000 * at.epoch)
 
     with progress(description, recipe.epochs) as bar:
         bar.update(bar.task_ids[0], completed=at.epoch)

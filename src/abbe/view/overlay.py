@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from PIL import Image
 
-from abbe.models.condense import SlideTokens
 from abbe.metrics.plots import png
+from abbe.models.condense import SlideTokens
 
 _SCALE_BAR_SHARE = 0.2  # of the picture's width, at most
 _ALPHA = 0.6
