@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -14,6 +15,12 @@ from abbe.errors import ConfigError
 from builders import make_batch
 
 DIM = 16
+
+
+@pytest.fixture(autouse=True)
+def _values_only() -> Iterator[None]:
+    with torch.no_grad():
+        yield
 
 
 def written_out(condenser: TCSSA, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:

@@ -7,7 +7,7 @@ import torch
 
 from abbe.ops import naive
 from abbe.ops.routing import routed_mean
-from abbe.ops.segments import segment_mean, segment_softmax, segment_sum
+from abbe.ops.segments import segment_mean, segment_softmax, segment_sum, segment_weighted_sum
 from abbe.types import offsets_of
 
 
@@ -47,6 +47,13 @@ def test_segments() -> None:
     torch.testing.assert_close(segment_softmax(values, slide, 3), torch.tensor(expected))
     masked = torch.tensor([1.0, -torch.inf, -torch.inf, -torch.inf])
     assert segment_softmax(masked, slide, 3).tolist() == [1.0, 0.0, 0.0, 0.0]
+
+
+def test_weighted_sums_a_slide() -> None:
+    rows, weight = torch.randn(5, 3), torch.rand(5)
+    got = segment_weighted_sum(rows, weight, offsets_of([2, 0, 3]))
+    expected = segment_sum(rows * weight[:, None], torch.tensor([0, 0, 2, 2, 2]), 3)
+    torch.testing.assert_close(got, expected)
 
 
 def test_segment_softmax_takes_large_logits() -> None:

@@ -35,9 +35,13 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     path = tmp_path / "file.txt"
     commit.write_text(path, "old", format="test")
 
-    with pytest.raises(KeyboardInterrupt), commit.commit(path, format="test", version=1) as temporary:
-        temporary.write_text("half")
-        raise KeyboardInterrupt
+    def stop_half_way() -> None:
+        with commit.commit(path, format="test", version=1) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop_half_way()
     assert path.read_text() == "old"
     assert commit.is_done(path)
     assert sorted(item.name for item in tmp_path.iterdir()) == ["file.txt", "file.txt.sha256.json"]

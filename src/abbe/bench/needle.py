@@ -111,7 +111,7 @@ def bench_needle(run: BenchNeedle) -> dict[str, Any]:
         differences.append({"fraction": fraction, "auroc": gap.as_dict()})
         say(f"needle {100 * fraction:g} %: done")
     return {
-        "circumstances": circumstances("abbe bench needle --out OUT --results benchmarks/results"),
+        "circumstances": circumstances(_command(run)),
         "settings": {
             "seeds": list(run.seeds),
             "slides": list(run.slides),
@@ -119,11 +119,20 @@ def bench_needle(run: BenchNeedle) -> dict[str, Any]:
             "epochs": run.epochs,
             "bank_splits": 1,
             "learning_rates": rates,
+            "rates_tried": len(run.rates),
         },
         "difficulty": difficulty,
         "curves": curves,
         "tcssa_minus_none": differences,
     }
+
+
+def _command(run: BenchNeedle) -> str:
+    """The command line of this run, every setting that could differ spelt out."""
+    lists = {"fractions": run.fractions, "seeds": run.seeds, "rates": run.rates, "slides": run.slides}
+    words = [f"--{name} {' '.join(f'{value:g}' for value in values)}" for name, values in lists.items()]
+    words += [f"--tune-at {run.tune_at:g}", f"--patches {run.patches}", f"--epochs {run.epochs}"]
+    return f"abbe bench needle --out OUT {' '.join(words)}"
 
 
 def _recipe(run: BenchNeedle, rate: float) -> Recipe:
@@ -136,6 +145,8 @@ def _cohort(run: BenchNeedle, rows: PatchBank, fraction: float) -> tuple[Path, d
 
 
 def _choose_rates(run: BenchNeedle, rows: PatchBank) -> dict[str, float]:
+    if len(run.rates) == 1:
+        return {c.name: run.rates[0] for c in CONTENDERS}
     cohort, _ = _cohort(run, rows, run.tune_at)
     losses: dict[str, dict[float, float]] = {c.name: {} for c in CONTENDERS}
     for rate in run.rates:
@@ -186,6 +197,7 @@ def markdown(found: dict[str, Any]) -> str:
     rows.append(["tcssa − none", *(_shown(point["auroc"]) for point in found["tcssa_minus_none"])])
     columns = ["AUROC [95 %]", *(f"{100 * fraction:g} %" for fraction in fractions)]
     rates = ", ".join(f"{name} {rate:g}" for name, rate in settings["learning_rates"].items())
+    chosen = ", chosen on validation slides" if settings["rates_tried"] > 1 else ""
     test = curves["oracle"][0]["auroc"]
     probe = found["difficulty"]
     return f"""# Needle: how small an evidence is still found
@@ -194,7 +206,7 @@ def markdown(found: dict[str, Any]) -> str:
 {" / ".join(map(str, settings["slides"]))} slides train / val / test, about {settings["patches"]} patches each.
 Test: {test["n"]} slides of {test["patients"]} patients not seen in training, of bank patches not seen either.
 Means over seeds {settings["seeds"]}; intervals resample patients and seeds ({test["drawn"]} samples; one split of the
-bank, so its own chance is not in them). Learning rates, chosen on validation slides: {rates}. {settings["epochs"]} epochs at a
+bank, so its own chance is not in them). Learning rates{chosen}: {rates}. {settings["epochs"]} epochs at a
 constant rate, the best on validation slides kept.
 
 {table(columns, rows)}

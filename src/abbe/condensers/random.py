@@ -15,7 +15,7 @@ class Random(Condenser):
     """Keeps the K patches with the smallest hash of (seed, slide_id, row).
 
     The row is the patch's row in its bag (`origin`), so a slide alone, in a batch, streamed or permuted keeps the same
-    patches. METHODS §4.3.
+    patches.
     """
 
     small = {"tokens": 4}

@@ -23,7 +23,7 @@ def routed_mean(
         for j in range(start, stop):
             p = torch.stack([(z - logits[j].max()).exp() for z in logits[j]])
             p = p / p.sum()
-            best = sorted(range(k), key=lambda slot: -float(p[slot]))[: min(top_k, k)]
+            best = sorted(range(k), key=lambda slot: -float(p[slot].detach()))[: min(top_k, k)]
             for slot in best:
                 sums[slot] = sums[slot] + amount[j] * p[slot] * x[j]
                 mass[slot] = mass[slot] + amount[j] * p[slot]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -17,6 +19,15 @@ def segment_mean(values: Tensor, amount: Tensor, slide_index: Tensor, slides: in
     scaled = values * (amount if values.ndim == 1 else amount[:, None])
     total = segment_sum(amount, slide_index, slides).clamp_min(1e-9)
     return segment_sum(scaled, slide_index, slides) / (total if values.ndim == 1 else total[:, None])
+
+
+def segment_weighted_sum(rows: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
+    """Σ weight_t · row_t over each slide's tokens: rows [T, D], weight [T], offsets [B+1] on the CPU, to [B, D].
+
+    One matrix–vector product a slide: nothing of the size of `rows` is made on the way.
+    """
+    bounds = offsets.tolist()
+    return torch.stack([weight[start:stop] @ rows[start:stop] for start, stop in pairwise(bounds)])
 
 
 def segment_softmax(logits: Tensor, slide_index: Tensor, slides: int) -> Tensor:
