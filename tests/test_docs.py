@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from builders import make_bag
-from conftest import ROOT
 
 from abbe import cli
 from abbe.models.classifier import Classifier, ClassifierConfig
 from abbe.models.hub import save_pretrained
 from abbe.store.bags import write_bag
+from builders import make_bag
+from conftest import ROOT
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 

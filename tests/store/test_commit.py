@@ -47,6 +47,16 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert sorted(item.name for item in tmp_path.iterdir()) == ["file.txt", "file.txt.sha256.json"]
 
 
+def test_files_have_the_permissions_the_user_s_files_have(tmp_path: Path) -> None:
+    usual = tmp_path / "usual"
+    usual.touch()
+    path = tmp_path / "x.bin"
+    with commit.commit(path, format="test", version=1) as temporary:
+        temporary.write_bytes(b"x")
+        temporary.chmod(0o600)
+    assert path.stat().st_mode == usual.stat().st_mode == commit.sidecar_path(path).stat().st_mode
+
+
 def test_writing_nothing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="nothing was written"), commit.commit(tmp_path / "x", format="t", version=1):
         pass

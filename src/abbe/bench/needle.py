@@ -36,8 +36,8 @@ class BenchNeedle:
 
     Each method's learning rate is the one of --rates with the lowest validation loss at the fraction --tune-at (first
     seed); test slides play no part in it. Every run has the same number of epochs at a constant learning rate, and keeps
-    its best epoch on validation slides: attention over all patches often sees nothing for ten epochs before it finds a
-    needle, and a schedule that gives up on a plateau would judge patience. Runs that are finished in OUT are read back.
+    its best epoch on validation slides: attention over all patches often sees nothing for ten epochs before it finds
+    a needle, and a schedule that gives up on a plateau would judge patience. Finished runs in OUT are read back.
     """
 
     out: Path

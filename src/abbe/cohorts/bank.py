@@ -6,7 +6,6 @@ splits: what a model learns about a patch cannot help it on the patches it is me
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,13 +14,14 @@ import numpy as np
 from joblib import Parallel, delayed
 from safetensors.numpy import load_file, save_file
 
+from abbe.cohorts.records import earlier, plain
+from abbe.cohorts.tables import SPLITS
 from abbe.cohorts.tissue import TISSUE_CLASSES, render, site_stain
 from abbe.console import progress
 from abbe.errors import InputError
 from abbe.slides.patch_encoders import create_patch_encoder
 from abbe.store import commit
 
-SPLITS = ("train", "val", "test")
 SETTINGS = 3
 PATCH_SIZE = 256
 FORMAT, VERSION = "abbe-bank", 1
@@ -45,10 +45,13 @@ class BankPlan:
 
     def __post_init__(self) -> None:
         for name in ("normal", "tumour"):
-            if min(getattr(self, name)) < 1:
-                raise InputError(f"bank: {name} needs at least one patch a split, got {getattr(self, name)}")
+            sizes = getattr(self, name)
+            if len(sizes) != len(SPLITS) or min(sizes) < 1:
+                raise InputError(f"bank: {name} needs at least one patch for each of {', '.join(SPLITS)}, got {sizes}")
         if self.sites < 1:
             raise InputError(f"bank: sites must be at least 1, got {self.sites}")
+        if self.seed < 0:
+            raise InputError(f"bank: seed must be at least 0, got {self.seed}")
 
     def per_cell(self, cls: int) -> tuple[int, int, int]:
         """Patches of a class in each split, for one site and setting."""
@@ -73,13 +76,16 @@ class PatchBank:
 
 
 def bank(plan: BankPlan, folder: str | Path, *, workers: int | None = None) -> PatchBank:
-    """The bank of this plan in `folder`: read if it is there and whole, rendered and encoded otherwise."""
+    """The bank of this plan in `folder`: read if it is there and whole, rendered and encoded otherwise.
+
+    The same plan gives the same rows with any number of `workers`. Raises InputError where `folder` holds the bank of
+    another plan; a file that is missing or damaged is made again.
+    """
     folder = Path(folder)
     tensors, record = folder / "bank.safetensors", folder / "bank.json"
-    if commit.is_done(tensors) and commit.is_done(record):
-        if json.loads(record.read_text(encoding="utf-8"))["plan"] == json.loads(json.dumps(asdict(plan))):
-            return PatchBank(plan, **load_file(tensors))
-        raise InputError(f"{record}: this bank was made with another plan; use another folder, or remove it")
+    known = earlier(record, format=FORMAT, version=VERSION, key="plan", wanted=plain(asdict(plan)))
+    if known is not None and commit.is_done(tensors):
+        return PatchBank(plan, **load_file(tensors))
     made = _render(plan, workers or os.cpu_count() or 1)
     # Contiguous, because safetensors writes the buffer of a strided view as if it were whole.
     arrays = {name: np.ascontiguousarray(value) for name, value in vars(made).items() if isinstance(value, np.ndarray)}

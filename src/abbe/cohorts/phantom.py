@@ -19,16 +19,18 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from abbe.cohorts.bank import PATCH_SIZE, SETTINGS, SPLITS, BankPlan, PatchBank, bank
+from abbe.cohorts.bank import PATCH_SIZE, SETTINGS, BankPlan, PatchBank, bank
 from abbe.cohorts.layout import needle_layout
+from abbe.cohorts.records import earlier, plain
+from abbe.cohorts.tables import SPLITS
 from abbe.cohorts.tissue import MPP, TISSUE_CLASSES
 from abbe.console import progress, result
-from abbe.errors import InputError
+from abbe.errors import InputError, StoreError
 from abbe.store import commit
 from abbe.store.trident import features_path, job_name, write_features
 from abbe.types import Bag
 
-VERSION = 1
+FORMAT, PLAN_FORMAT, VERSION = "abbe-cohort", "abbe-cohort-plan", 1
 NECROSIS = TISSUE_CLASSES.index("necrosis")
 
 
@@ -48,10 +50,12 @@ class NeedlePlan:
     def __post_init__(self) -> None:
         if not 0 < self.fraction < 1:
             raise InputError(f"phantom: fraction must lie in (0, 1), got {self.fraction}")
-        if min(self.slides) < 2:
-            raise InputError(f"phantom: every split needs at least two slides, got {self.slides}")
+        if len(self.slides) != len(SPLITS) or min(self.slides) < 2:
+            raise InputError(f"phantom: slides needs at least two for each of {', '.join(SPLITS)}, got {self.slides}")
         if self.patches < 16:
             raise InputError(f"phantom: patches must be at least 16, got {self.patches}")
+        if self.seed < 0:
+            raise InputError(f"phantom: seed must be at least 0, got {self.seed}")
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,8 @@ class PhantomCohort:
     def run(self) -> int:
         rows = bank(self.bank, self.bank_folder or self.out / "bank", workers=self.workers)
         record = write_needle_cohort(self.out, self.plan, rows)
-        text = f"{record['slides']} slides in {self.out}; single-patch probe a2–b2 {record['difficulty']['probe_a2_b2']:.3f}"
+        probe = record["difficulty"]["probe_a2_b2"]
+        text = f"{record['slides']} slides in {self.out}; single-patch probe a2–b2 {probe:.3f}"
         result(text, record, json_output=self.json)
         return 0
 
@@ -92,31 +97,32 @@ def features_folder(out: str | Path, encoder: str) -> Path:
 def write_needle_cohort(out: str | Path, plan: NeedlePlan, rows: PatchBank) -> dict[str, Any]:
     """Write a needle cohort, or find it whole; returns what cohort.json holds.
 
-    Raises InputError where `out` holds a cohort of another plan.
+    What is missing or torn is made again, which gives the same bytes. Raises InputError where `out` holds a cohort of
+    another plan (a part of one counts), StoreError where its tables were changed since.
     """
     out = Path(out)
-    record_path = out / "cohort.json"
-    parameters = json.loads(json.dumps({"task": "needle", "needle": asdict(plan), "bank": asdict(rows.plan)}))
-    if commit.is_done(record_path):
-        record = dict(json.loads(record_path.read_text(encoding="utf-8")))
-        if record["parameters"] != parameters:
-            raise InputError(f"{record_path}: this cohort was made with other parameters; use another folder")
+    record_path, plan_path = out / "cohort.json", out / "plan.json"
+    parameters = plain({"task": "needle", "needle": asdict(plan), "bank": asdict(rows.plan)})
+    record = earlier(record_path, format=FORMAT, version=VERSION, key="parameters", wanted=parameters)
+    # Written before the first slide, so that a run that was stopped half-way is not continued with another plan.
+    if earlier(plan_path, format=PLAN_FORMAT, version=VERSION, key="parameters", wanted=parameters) is None:
+        commit.write_json(plan_path, {"parameters": parameters}, format=PLAN_FORMAT, version=VERSION)
+    if record is not None and _is_whole(out, plan, rows.plan.encoder, record):
         return record
     labels, truth = [], []
     total = sum(plan.slides)
     with progress("drawing slides", total) as bar:
         for split, count in enumerate(plan.slides):
             for number, patient in enumerate(_patients(plan, rows.plan, split, count)):
-                slide_id = f"{SPLITS[split]}-{number:04d}"
-                label, classes, drawn = _write_slide(out, plan, rows, slide_id, split, patient)
+                label, classes, drawn = _write_slide(out, plan, rows, split, number, patient)
                 labels.append(label)
-                truth.append(pd.DataFrame({"slide_id": slide_id, "class": classes, "bank_row": drawn}))
+                truth.append(pd.DataFrame({"slide_id": label["slide_id"], "class": classes, "bank_row": drawn}))
                 bar.advance(bar.task_ids[0])
     commit.write_text(out / "labels.csv", pd.DataFrame(labels).to_csv(index=False), format="labels")
     with commit.commit(out / "truth" / "patches.parquet", format="abbe-truth", version=VERSION) as temporary:
         pd.concat(truth, ignore_index=True).astype({"slide_id": "category"}).to_parquet(temporary, index=False)
-    record = {
-        "format": "abbe-cohort",
+    made = {
+        "format": FORMAT,
         "version": VERSION,
         "parameters": parameters,
         "classes": list(TISSUE_CLASSES),
@@ -125,8 +131,31 @@ def write_needle_cohort(out: str | Path, plan: NeedlePlan, rows: PatchBank) -> d
         "truth_sha256": commit.file_sha256(out / "truth" / "patches.parquet"),
         "difficulty": difficulty(rows),
     }
-    commit.write_json(record_path, record, format="abbe-cohort", version=VERSION)
-    return record
+    commit.write_json(record_path, made, format=FORMAT, version=VERSION)
+    return made
+
+
+def _slide_id(split: int, number: int) -> str:
+    return f"{SPLITS[split]}-{number:04d}"
+
+
+def _is_whole(out: Path, plan: NeedlePlan, encoder: str, record: dict[str, Any]) -> bool:
+    """Whether every file of the cohort is there; StoreError where a table is not the one that was written."""
+    tables = {out / "labels.csv": record["labels_sha256"], out / "truth" / "patches.parquet": record["truth_sha256"]}
+    for path, digest in tables.items():
+        if path.is_file() and commit.file_sha256(path) != digest:
+            raise StoreError(f"{path}: changed since the cohort was made; remove it and run the command again")
+    folder = features_folder(out, encoder)
+    features = [
+        folder / f"{_slide_id(split, number)}.h5" for split, count in enumerate(plan.slides) for number in range(count)
+    ]
+    return all(path.is_file() for path in tables) and all(map(_has_its_size, features))
+
+
+def _has_its_size(path: Path) -> bool:
+    """Whether a file is as long as it was; gigabytes are not hashed for it: HDF5's own checksums guard the contents."""
+    sidecar = commit.read_sidecar(path)
+    return path.is_file() and sidecar is not None and path.stat().st_size == sidecar["size"]
 
 
 @dataclass(frozen=True)
@@ -140,7 +169,10 @@ class _Patient:
 
 
 def _patients(plan: NeedlePlan, bank_plan: BankPlan, split: int, slides: int) -> list[_Patient]:
-    """The patient of each slide; subtypes take turns, so that the classes are balanced to one patient."""
+    """The patient of each slide; subtypes take turns, so that the classes are balanced to one patient.
+
+    No patient has all slides of a split, so both subtypes are in every split.
+    """
     rng = np.random.default_rng([plan.seed, split])
     of_slide: list[_Patient] = []
     number = 0
@@ -153,15 +185,17 @@ def _patients(plan: NeedlePlan, bank_plan: BankPlan, split: int, slides: int) ->
             grade=int(rng.integers(1, 4)),
             seed=(plan.seed, split, number),
         )
-        of_slide += [patient] * int(rng.integers(1, 3))
+        of_slide += [patient] * min(int(rng.integers(1, 3)), slides - 1)
         number += 1
     return of_slide[:slides]
 
 
 def _write_slide(
-    out: Path, plan: NeedlePlan, rows: PatchBank, slide_id: str, split: int, patient: _Patient
+    out: Path, plan: NeedlePlan, rows: PatchBank, split: int, number: int, patient: _Patient
 ) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
-    rng = np.random.default_rng([*patient.seed, int(slide_id.rpartition("-")[2])])
+    """One feature file; returns the slide's row of labels.csv, and class and bank row of every patch [N]."""
+    slide_id = _slide_id(split, number)
+    rng = np.random.default_rng([*patient.seed, number])
     n = int(rng.integers(round(0.75 * plan.patches), round(1.25 * plan.patches) + 1))
     tumour = TISSUE_CLASSES.index(f"tumour_{patient.subtype}{patient.grade}")
     layout = needle_layout(rng, n, tumour_class=tumour, fraction=plan.fraction)
@@ -226,10 +260,18 @@ def seen_scores(out: str | Path, rows: PatchBank, slide_ids: list[str]) -> np.nd
     """The ceiling's score of each slide, [n]: patches seen as subtype b minus patches seen as a.
 
     It is the oracle's function (which subtype does the slide hold?) applied not to the truth, but to each patch's class
-    as the patch probe sees it.
+    as the patch probe sees it. The probe was fitted on the train split, so scores of train slides flatter.
+
+    Raises InputError where the cohort in `out` was drawn from a bank of another plan, or has no slide of a given id.
     """
+    record = json.loads((Path(out) / "cohort.json").read_text(encoding="utf-8"))
+    if record["parameters"]["bank"] != plain(asdict(rows.plan)):
+        raise InputError(f"{out}: this cohort was drawn from a bank of another plan ({record['parameters']['bank']})")
     side = np.array([1 if "_b" in name else -1 if "_a" in name else 0 for name in TISSUE_CLASSES])
     votes = side[patch_probe(rows)]
     truth = pd.read_parquet(Path(out) / "truth" / "patches.parquet")
     score = pd.Series(votes[truth["bank_row"].to_numpy()]).groupby(truth["slide_id"].astype(str).to_numpy()).sum()
+    unknown = [slide_id for slide_id in slide_ids if slide_id not in score.index]
+    if unknown:
+        raise InputError(f"{out}: no slide {unknown[0]!r} in this cohort")
     return score.loc[slide_ids].to_numpy(float)

@@ -6,33 +6,38 @@ import dataclasses
 import hashlib
 import json
 import os
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import torch
 import tyro
+from rich.markup import escape
+from rich.progress import Progress
 
 from abbe.console import progress, result
-from abbe.errors import AbbeError, ConfigError, InputError, SlideError
+from abbe.errors import BagError, ConfigError, InputError, SlideError, StoreError
+from abbe.slides.find import find_slides, printable
 from abbe.slides.patch_encoders import PatchEncoder, create_patch_encoder
 from abbe.slides.slide import TIME_LIMIT, Frame, read_slide
 from abbe.slides.tiling import MIN_TISSUE, MPP_RANGE
 from abbe.slides.tissue import TISSUE_VERSION
 from abbe.store import commit, trident
-from abbe.store.outcomes import Outcome, exit_code, write_outcomes
+from abbe.store.outcomes import Outcome, Result, exit_code, write_outcomes
 from abbe.types import Bag
 
-SUFFIXES = frozenset(
-    ".svs .tif .tiff .ndpi .mrxs .vms .vmu .scn .bif .svslide .dcm .czi .btf".split()  # what OpenSlide may read
-)
-_BATCH = 32  # patches the reader sends at a time
+_BATCH = 32  # patches the reader sends at a time, fewer ...
+_BATCH_BYTES = 1 << 24  # ... where they are large
 _SHOWN_FAILURES = 20
+
+_Ending = tuple[Result, str, str, int]  # outcome, stage, reason, patches
 
 
 @dataclass(frozen=True)
@@ -74,14 +79,13 @@ class Encode:
         settings = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         options = {key: value for key, value in settings.items() if key not in ("slides", "out", "json")}
         outcomes = encode_slides(self.slides, self.out, **options)
-        counted = Counter(outcome.outcome for outcome in outcomes)
         lines = [f"{o.path}: {o.outcome} at {o.stage}: {o.reason}" for o in outcomes if o.outcome == "failed"]
         if len(lines) > _SHOWN_FAILURES:
             lines = [*lines[:_SHOWN_FAILURES], f"and {len(lines) - _SHOWN_FAILURES} more"]
-        summary = ", ".join(f"{number} {name}" for name, number in sorted(counted.items())) or "no slides"
-        text = "\n".join(
-            [*lines, f"{summary}; {sum(o.patches for o in outcomes)} patches; see {self.out / 'outcomes.csv'}"]
-        )
+        counted = Counter(outcome.outcome for outcome in outcomes)
+        summary = ", ".join(f"{number} {name}" for name, number in sorted(counted.items()))
+        patches = sum(outcome.patches for outcome in outcomes)
+        text = "\n".join([*lines, f"{summary}; {patches} patches; see {self.out / 'outcomes.csv'}"])
         result(text, [dataclasses.asdict(outcome) for outcome in outcomes], json_output=self.json)
         return exit_code(outcomes)
 
@@ -98,16 +102,22 @@ class _Job:
     override_mpp: float | None
     time_limit: float
     overwrite: bool
+    halt: threading.Event  # set when the run is interrupted
 
     @property
     def folder(self) -> Path:
         return self.out / trident.job_name(self.mpp, self.patch_size, self.overlap)
 
+    def patches_path(self, slide_id: str) -> Path:
+        return trident.patches_path(self.folder, slide_id)
+
+    def features_path(self, slide_id: str) -> Path:
+        return trident.features_path(self.folder, self.encoder.name, slide_id)
+
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides a feature file's content, besides the slide."""
+        """What decides a slide's coordinates, and with them its features, besides the slide and the encoder."""
         return {
-            "encoder": self.encoder.name,
             "mpp": self.mpp,
             "patch_size": self.patch_size,
             "overlap": self.overlap,
@@ -132,166 +142,209 @@ def encode_slides(
 ) -> list[Outcome]:
     """Encode slides and folders of slides; outcomes in the order of the inputs, also committed to out/outcomes.csv.
 
-    One slide's failure is a row, never the end of the run. Raises InputError before any work for a path that does not
-    exist or a setting that cannot be.
+    One slide's failure is a row, never the end of the run; an interrupted run too writes a row for every slide. Raises
+    InputError before any work for a path that does not exist, folders without slides, or a setting that cannot be.
     """
-    _check_settings(mpp, patch_size, overlap, workers, time_limit)
+    options = {
+        "encoder": encoder,
+        "mpp": mpp,
+        "patch_size": patch_size,
+        "overlap": overlap,
+        "override_mpp": override_mpp,
+        "workers": workers,
+        "time_limit": time_limit,
+        "overwrite": overwrite,
+    }
+    _check_settings(mpp, patch_size, overlap, override_mpp, workers, time_limit)
+    made = create_patch_encoder(encoder)
+    if made.patch_size not in (None, patch_size):
+        raise ConfigError(f"--patch-size is {patch_size}; the encoder {encoder} is made for {made.patch_size}")
     found = find_slides(slides)
     out = Path(out)
-    job = _Job(out, create_patch_encoder(encoder), mpp, patch_size, overlap, override_mpp, time_limit, overwrite)
-    commit.write_json(out / "config.json", {"slides": [str(s) for s in slides], **job.settings}, format="abbe-config")
-    outcomes: dict[str, Outcome] = {}
-    pool = ThreadPoolExecutor(workers or min(os.cpu_count() or 1, 8))
     try:
-        with progress("encoding slides", len(found)) as bar:
-            # Threads: each waits for its own child process, and the encoder's arrays leave the interpreter free.
-            futures: dict[Future[Outcome], str] = {
-                pool.submit(_encode_one, job, slide_id, path): slide_id for slide_id, path in found.items()
-            }
-            for future, slide_id in futures.items():
-                outcomes[slide_id] = future.result()
-                bar.advance(bar.task_ids[0])
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        write_outcomes(out / "outcomes.csv", [outcomes[slide_id] for slide_id in found if slide_id in outcomes])
-    return [outcomes[slide_id] for slide_id in found]
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {out}: no folder can be made there ({error.strerror})") from error
+    config = {"slides": [printable(slide) for slide in slides], "out": printable(out), **options}
+    commit.write_json(out / "config.json", config, format="abbe-config")
+    halt = threading.Event()
+    job = _Job(out, made, mpp, patch_size, overlap, override_mpp, time_limit, overwrite, halt)
+    pool = ThreadPoolExecutor(workers or min(os.cpu_count() or 1, 8))
+    with progress("encoding slides", len(found)) as bar:
+        overall = bar.task_ids[0]
+        # Threads: each waits for its own child process, and the encoder's arrays leave the interpreter free.
+        futures = {slide_id: pool.submit(_encode_one, job, slide_id, path, bar) for slide_id, path in found.items()}
+        try:
+            for future in futures.values():
+                future.add_done_callback(lambda _: bar.advance(overall))
+            for future in futures.values():
+                future.result()
+        except BaseException:
+            halt.set()
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+            outcomes = [
+                _interrupted(slide_id, found[slide_id]) if future.cancelled() else future.result()
+                for slide_id, future in futures.items()
+            ]
+            write_outcomes(out / "outcomes.csv", outcomes)
+    return outcomes
 
 
-def find_slides(paths: Sequence[Path]) -> dict[str, Path]:
-    """slide_id → path of every slide named or found in a folder, in order. A slide's id is its stem.
-
-    Where two share a stem, both are named by their path below the folder given, with `__` for `/`, suffix included.
-    Raises InputError for a path that does not exist.
-    """
-    found: dict[Path, str] = {}
-    for given in paths:
-        path = Path(given)
-        if path.is_dir():
-            for file in sorted(_slides_below(path)):
-                found.setdefault(file, str(file.relative_to(path)))
-        elif path.is_file():
-            found.setdefault(path, path.name)
-        else:
-            raise InputError(f"{path}: no such slide or folder")
-    stems = Counter(path.stem for path in found)
-    named = {(path.stem if stems[path.stem] == 1 else name.replace("/", "__")): path for path, name in found.items()}
-    if len(named) < len(found):
-        raise InputError("two slides come to the same id; name them by one common folder instead of one by one")
-    return named
-
-
-def _slides_below(folder: Path) -> Iterator[Path]:
-    # os.walk does not follow links to folders, so a loop of links is no trap.
-    for place, _, names in os.walk(folder):
-        for name in names:
-            path = Path(place) / name
-            if path.suffix.lower() in SUFFIXES and not name.startswith(".") and path.is_file():
-                yield path
-
-
-def _encode_one(job: _Job, slide_id: str, path: Path) -> Outcome:
+def _encode_one(job: _Job, slide_id: str, path: Path, bar: Progress) -> Outcome:
     start = time.monotonic()
 
-    def outcome(kind: str, stage: str = "", reason: str = "", patches: int = 0) -> Outcome:
-        return Outcome(slide_id, str(path), kind, stage, reason, patches, time.monotonic() - start)  # type: ignore[arg-type]
+    def outcome(kind: Result, stage: str = "", reason: str = "", patches: int = 0) -> Outcome:
+        return Outcome(slide_id, printable(path), kind, stage, reason, patches, time.monotonic() - start)
 
+    if job.halt.is_set():
+        return _interrupted(slide_id, path)
     try:
-        source = _fingerprint(path)
-        made_with = {"settings": job.settings, "slide": source}
-        before = _finished(job, slide_id, made_with)
-        if before is not None:
-            return outcome(*before)
-        return outcome(*_encode(job, slide_id, path, made_with))
+        record = {"settings": job.settings, "slide": _fingerprint(path), "encoder_version": job.encoder.version}
+        return outcome(*(_finished(job, slide_id, record) or _encode(job, slide_id, path, record, bar)))
     except SlideError as error:
         return outcome("failed", error.stage, error.reason)
-    except AbbeError as error:
-        return outcome("failed", "write", str(error))
-    except OSError as error:
-        return outcome("failed", "write", f"{type(error).__name__}: {error}")
     except Exception as error:  # noqa: BLE001  a defect of ours in one slide is recorded as such; the batch goes on
         return outcome("failed", "internal", f"{type(error).__name__}: {error}")
 
 
-def _finished(job: _Job, slide_id: str, made_with: dict[str, Any]) -> tuple[str, str, str, int] | None:
-    """The outcome of an earlier run of the same settings on the same slide, or None where there is work to do."""
-    for path in (
-        trident.features_path(job.folder, job.encoder.name, slide_id),
-        trident.patches_path(job.folder, slide_id),
-    ):
-        if not commit.is_done(path):
+def _interrupted(slide_id: str, path: Path) -> Outcome:
+    reason = "the run was stopped before this slide; the same command goes on from here"
+    return Outcome(slide_id, printable(path), "failed", "interrupted", reason)
+
+
+def _finished(job: _Job, slide_id: str, record: dict[str, Any]) -> _Ending | None:
+    """How an earlier run of the same settings on the same slide ended, or None where there is work to do.
+
+    Raises SlideError (stage resume) rather than replace what was made otherwise, or by another program.
+    """
+    for path in (job.features_path(slide_id), job.patches_path(slide_id)):
+        try:
+            state = commit.state(path)
+            sidecar = commit.read_sidecar(path)
+        except StoreError as error:
+            raise SlideError("resume", str(error)) from error
+        if state == "unsigned" and not job.overwrite and not _ours(path):
+            raise SlideError("resume", f"{path} was not written by abbe and would be replaced; use another --out")
+        if state != "done" or sidecar is None:
             continue
-        sidecar = commit.read_sidecar(path)
-        assert sidecar is not None
         old = sidecar["made_with"]
-        is_features = path.parent.name != "patches"
-        if is_features or old.get("empty"):
-            differs = _difference(old, made_with)
-            if differs and not job.overwrite:
-                raise SlideError("resume", f"{path} was made with {differs}; use --overwrite, or another --out")
-            if not differs:
-                return ("done" if is_features else "empty", "", old["reason"], old["patches"])
+        differs = _difference(old, record, of_features=path == job.features_path(slide_id))
+        if differs and not job.overwrite:
+            raise SlideError("resume", f"{path} was made with {differs}; use --overwrite, or another --out")
+        # A patches file with patches is no end: features are what is asked for.
+        if not differs and (old["empty"] or path == job.features_path(slide_id)):
+            return "empty" if old["empty"] else "done", "tissue" if old["empty"] else "", old["reason"], old["patches"]
     return None
 
 
-def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """What differs between two records, in words; "" where nothing does."""
+def _ours(path: Path) -> bool:
+    """Whether a file without a sidecar is one of ours whose run was killed just before the sidecar was written."""
+    try:
+        with h5py.File(path, "r") as file:
+            return "coords" in file and "level0_mpp" in file["coords"].attrs
+    except OSError:
+        return False
+
+
+def _difference(old: dict[str, Any], new: dict[str, Any], *, of_features: bool) -> str:
+    """What differs between two records, in words; "" where nothing does. Coordinates do not depend on the encoder."""
     new = json.loads(json.dumps(new))
     if old.get("slide") != new["slide"]:
         return "another version of the slide (its size or bytes have changed)"
     before, now = old.get("settings", {}), new["settings"]
     changed = [f"{key}={before.get(key)!r}, now {now[key]!r}" for key in now if before.get(key) != now[key]]
+    if of_features and old.get("encoder_version") != new["encoder_version"]:
+        changed.append(f"version {old.get('encoder_version')} of the encoder, now {new['encoder_version']}")
     return "; ".join(changed)
 
 
-def _encode(job: _Job, slide_id: str, path: Path, made_with: dict[str, Any]) -> tuple[str, str, str, int]:
-    options = {
+def _encode(job: _Job, slide_id: str, path: Path, record: dict[str, Any], bar: Progress) -> _Ending:
+    options: dict[str, Any] = {
         "target_mpp": job.mpp,
         "patch_size": job.patch_size,
         "overlap": job.overlap,
         "override_mpp": job.override_mpp,
-        "batch": _BATCH,
+        "batch": max(1, min(_BATCH, _BATCH_BYTES // (3 * job.patch_size**2))),
     }
-    rows: list[np.ndarray] = []
-    with read_slide("tiles", path, time_limit=job.time_limit, **options) as frames:
-        first = next(frames)
-        said = "; ".join(first.header["warnings"])
-        if first.kind == "empty":
-            reason = "; ".join(filter(None, (first.header["reason"], said)))
-            record = {**made_with, "empty": True, "reason": reason, "patches": 0}
-            patches = trident.patches_path(job.folder, slide_id)
-            trident.write_patches(patches, np.zeros((0, 2)), _geometry(job, slide_id, first), record)
-            return "empty", "tissue", reason, 0
-        coords = np.frombuffer(first.payload, "<i8").reshape(-1, 2)
-        for frame in frames:
-            shape = (frame.header["count"], job.patch_size, job.patch_size, 3)
-            rows.append(job.encoder(np.frombuffer(frame.payload, np.uint8).reshape(shape)))
-    record = {**made_with, "empty": False, "reason": said, "patches": len(coords)}
-    geometry = _geometry(job, slide_id, first)
-    bag = Bag(
-        torch.from_numpy(np.concatenate(rows)),
-        torch.from_numpy(coords.astype(np.float64)),
-        first.header["patch_size_level0"],
-        slide_id,
-        stride_level0=first.header["stride_level0"],
-        mpp=first.header["mpp"],
-        level0_size=tuple(first.header["size_level0"]),
-        encoder=job.encoder.name,
-        source=str(path),
-    )
-    trident.write_patches(trident.patches_path(job.folder, slide_id), coords, geometry, record)
-    # Features last: a slide with features is a slide that is whole.
-    trident.write_features(trident.features_path(job.folder, job.encoder.name, slide_id), bag, geometry, record)
+    rows = [np.zeros((0, job.encoder.width), np.float32)]
+    with read_slide("tiles", path, time_limit=job.time_limit, halt=job.halt, **options) as frames:
+        plan = next(frames)
+        said = "; ".join(plan.header["warnings"])
+        if plan.kind == "empty":
+            return _write_empty(job, slide_id, plan, record)
+        coords = np.frombuffer(plan.payload, "<i8").reshape(-1, 2)
+        task = bar.add_task(escape(slide_id), total=len(coords))
+        try:
+            for frame in frames:
+                shape = (frame.header["count"], job.patch_size, job.patch_size, 3)
+                rows.append(_features(job.encoder, np.frombuffer(frame.payload, np.uint8).reshape(shape)))
+                bar.advance(task, len(rows[-1]))
+        finally:
+            bar.remove_task(task)
+    try:
+        bag = Bag(
+            torch.from_numpy(np.concatenate(rows)),
+            torch.from_numpy(coords.astype(np.float64)),
+            plan.header["patch_size_level0"],
+            slide_id,
+            stride_level0=plan.header["stride_level0"],
+            mpp=plan.header["mpp"],
+            level0_size=tuple(plan.header["size_level0"]),
+            encoder=job.encoder.name,
+            source=str(path),
+        )
+    except BagError as error:  # a feature that is not finite, patches that did not all come
+        raise SlideError("encode", str(error)) from error
+    made_with = {**record, "empty": False, "reason": said, "patches": len(coords)}
+    geometry = _geometry(job, slide_id, plan)
+    try:
+        trident.write_patches(job.patches_path(slide_id), coords, geometry, made_with)
+        # Features last: a slide with features is a slide that is whole.
+        trident.write_features(job.features_path(slide_id), bag, geometry, made_with)
+    except (OSError, StoreError) as error:
+        raise SlideError("write", str(error)) from error
     return "done", "", said, len(coords)
+
+
+def _features(encoder: PatchEncoder, patches: np.ndarray) -> np.ndarray:
+    """float32 [B, D] of patches uint8 [B, H, W, 3]. SlideError (stage encode) for an encoder that refuses them."""
+    try:
+        features = encoder(patches)
+    except InputError as error:
+        raise SlideError("encode", str(error)) from error
+    if features.shape != (len(patches), encoder.width) or features.dtype != np.float32:
+        expected = f"float32 {(len(patches), encoder.width)}"
+        raise SlideError("encode", f"{encoder.name} gave {features.dtype} {features.shape}, expected {expected}")
+    return features
+
+
+def _write_empty(job: _Job, slide_id: str, plan: Frame, record: dict[str, Any]) -> _Ending:
+    """A slide without patches has a patches file without rows, so that the next run knows, and no feature file."""
+    reason = "; ".join([plan.header["reason"], *plan.header["warnings"]])
+    made_with = {**record, "empty": True, "reason": reason, "patches": 0}
+    features = job.features_path(slide_id)
+    try:
+        # Whatever stands there was damaged, or is to be overwritten.
+        commit.sidecar_path(features).unlink(missing_ok=True)
+        features.unlink(missing_ok=True)
+        trident.write_patches(job.patches_path(slide_id), np.zeros((0, 2)), _geometry(job, slide_id, plan), made_with)
+    except (OSError, StoreError) as error:
+        raise SlideError("write", str(error)) from error
+    return "empty", "tissue", reason, 0
 
 
 def _geometry(job: _Job, slide_id: str, plan: Frame) -> trident.Geometry:
     width, height = plan.header["size_level0"]
     mpp = plan.header["mpp"]
+    size = plan.header.get("patch_size_level0", job.patch_size * job.mpp / mpp)
     return trident.Geometry(
         patch_size=job.patch_size,
-        patch_size_level0=plan.header.get("patch_size_level0", job.patch_size * job.mpp / mpp),
+        patch_size_level0=size,
         level0_magnification=trident.magnification(mpp),
-        target_magnification=trident.magnification(job.mpp),
+        # Of the patches as they were read: the ratio of the two is that of the sizes, which other readers rely on.
+        target_magnification=trident.magnification(mpp) * job.patch_size / size,
         overlap=job.overlap,
         level0_width=width,
         level0_height=height,
@@ -303,7 +356,7 @@ def _geometry(job: _Job, slide_id: str, plan: Frame) -> trident.Geometry:
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
-    """Size, and SHA-256 of the first and last MiB: a slide of gigabytes is not read whole to see that it is the same."""
+    """Size, and SHA-256 of the first and last MiB: gigabytes are not read to see that a slide is the same."""
     try:
         size = path.stat().st_size
         digest = hashlib.sha256()
@@ -316,10 +369,13 @@ def _fingerprint(path: Path) -> dict[str, Any]:
     return {"size": size, "sha256_ends": digest.hexdigest()}
 
 
-def _check_settings(mpp: float, patch_size: int, overlap: int, workers: int | None, time_limit: float) -> None:
+def _check_settings(
+    mpp: float, patch_size: int, overlap: int, override_mpp: float | None, workers: int | None, time_limit: float
+) -> None:
     low, high = MPP_RANGE
-    if not low <= mpp <= high:
-        raise ConfigError(f"--mpp is {mpp:g}; microns a pixel lie between {low:g} and {high:g}")
+    for option, value in (("--mpp", mpp), ("--override-mpp", override_mpp)):
+        if value is not None and not low <= value <= high:
+            raise ConfigError(f"{option} is {value:g}; microns a pixel lie between {low:g} and {high:g}")
     if patch_size < 32:
         raise ConfigError(f"--patch-size is {patch_size}; a patch has at least 32 pixels a side")
     if not 0 <= overlap < patch_size:

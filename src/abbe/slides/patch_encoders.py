@@ -17,6 +17,8 @@ class PatchEncoder(Protocol):
 
     name: str
     width: int
+    version: int
+    """raised when the same patch gives other features: features made with another one are not taken as done"""
     patch_size: int | None
     """side it was made for, in pixels; None: any"""
 

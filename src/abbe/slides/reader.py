@@ -131,7 +131,7 @@ def _open(path: str) -> openslide.OpenSlide:
     try:
         return openslide.OpenSlide(path)
     except openslide.OpenSlideUnsupportedFormatError as error:
-        raise SlideError("open", "not a slide that OpenSlide can read") from error
+        raise SlideError("open", f"not a slide that OpenSlide can read, or cut short ({error})") from error
     except (openslide.OpenSlideError, OSError) as error:
         raise SlideError("open", str(error)) from error
 

@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,17 +77,16 @@ def read_slide(
                     reason = f"not done after {time_limit:g} seconds; --time-limit gives it more"
                     killed.append(SlideError("time limit", reason))
                 if killed:
-                    return _kill(child)
+                    _kill(child)
+                    return
 
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
         try:
             assert child.stdin is not None
-            try:
+            with suppress(BrokenPipeError):  # it died at once; what follows says why
                 child.stdin.write(request)
                 child.stdin.close()
-            except BrokenPipeError:
-                pass  # it died at once; what follows says why
             yield _frames(child, errors, killed)
         finally:
             done.set()
@@ -153,7 +152,5 @@ def _death(child: subprocess.Popen[bytes], errors: Any) -> str:
 
 def _kill(child: subprocess.Popen[bytes]) -> None:
     if child.poll() is None:
-        try:
+        with suppress(ProcessLookupError):  # it ended between the question and the signal
             os.killpg(child.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # it ended between the question and the signal

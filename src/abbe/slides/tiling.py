@@ -15,7 +15,7 @@ from abbe.errors import SlideError
 
 MPP_RANGE = (0.05, 10.0)  # microns a pixel: outside, a resolution is a slip (a scanner's dpi tag, a unit mixed up)
 SAME_SCALE = 0.05  # a level this near the target is read as it is: interpolation would blur more than the scale errs
-MIN_TISSUE = 0.25  # share of a patch that must be tissue
+MIN_TISSUE = 0.3  # share of a patch that must be tissue
 _SQUARE = 0.02  # relative difference of the two mpp values that a slide may state
 
 
@@ -90,14 +90,15 @@ def choose_level(mpp: float, downsamples: Sequence[float], *, target_mpp: float,
 
     Raises SlideError (stage geometry) where even level 0 is coarser than the target.
     """
-    fine = [level for level, d in enumerate(downsamples) if mpp * d <= target_mpp * (1 + SAME_SCALE)]
+    relative = [mpp * d / target_mpp for d in downsamples]  # 1: a level at the target, above: a coarser one
+    fine = [level for level, r in enumerate(relative) if r <= 1 + SAME_SCALE + 1e-9]
     if not fine:
         raise SlideError(
             "geometry", f"the slide has {mpp:g} µm a pixel, coarser than {target_mpp:g}; encode it with --mpp {mpp:g}"
         )
     level = max(fine, key=lambda number: downsamples[number])
-    scale = target_mpp / (mpp * downsamples[level])
-    return level, patch_size if abs(scale - 1) <= SAME_SCALE else round(patch_size * scale)
+    near = abs(relative[level] - 1) <= SAME_SCALE + 1e-9
+    return level, patch_size if near else round(patch_size / relative[level])
 
 
 def tissue_share(

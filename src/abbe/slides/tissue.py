@@ -32,6 +32,9 @@ _INK_UM = 40.0  # ink strokes are wider than vessels full of blood
 _INK_AREA_MM2 = 0.015
 _INK_MARGIN_UM = 32.0  # around ink: its blurred border looks like stain
 _CLOSE_UM = 24.0  # bridges the thin walls of fat cells
+_SPARSE_UM = 32.0  # sigma of the mean of what is sparse
+_SPARSE_FLOOR, _SPARSE_TOP = 0.025, 0.06  # OD_green: less is uneven glass, more counts no more than this
+_SPARSE_MEAN = 0.14 * _SPARSE_TOP  # fat has 0.17 and more, glass with its dust below 0.08
 _HOLE_MM2 = 0.02
 _SPECK_MM2 = 0.01  # less than a patch of 256 pixels at 0.5 microns a pixel covers
 _DEFAULT_GLASS = (245, 245, 245)
@@ -74,9 +77,8 @@ def tissue_mask(thumbnail: NDArray[np.uint8], mpp: float) -> Tissue:
         what = "only marker ink" if ink.any() else "nothing stained on the glass"
         return Tissue(nothing, f"no H&E tissue: {what}", glass, warnings)
     sure = float(np.clip(threshold_otsu(np.minimum(density, 1.0)), *_OD_SURE))
-    mask = apply_hysteresis_threshold(density, _OD_FAINT, sure)
-    mask = _close(mask, _CLOSE_UM / mpp) & ~ink
-    mask = _without_small(mask, _SPECK_MM2, mpp)
+    mask = _close(apply_hysteresis_threshold(density, _OD_FAINT, sure), _CLOSE_UM / mpp) | _sparse(density, mpp)
+    mask = _without_small(mask & ~ink, _SPECK_MM2, mpp)
     mask = ~_without_small(~mask, _HOLE_MM2, mpp) & ~ink
     if not mask.any():
         what = "marker ink and specks" if ink.any() else "specks"
@@ -101,8 +103,12 @@ def _glass_colour(thumbnail: NDArray[np.uint8]) -> tuple[tuple[int, int, int], t
     flat = np.maximum.reduce(spread) <= 8
     brightness = thumbnail.mean(axis=2)
     colours = thumbnail[flat & (brightness >= 0.92 * np.percentile(brightness, 99))]
-    if len(colours) < 0.005 * brightness.size:
+    enough = 0.005 * brightness.size
+    if len(colours) < enough:
         return _DEFAULT_GLASS, ()
+    scanned = colours[colours.min(axis=1) < 254]  # pure white is often what a scanner left out
+    if len(scanned) >= enough:
+        colours = scanned
     middle = np.median(colours, axis=0)
     glass = (round(float(middle[0])), round(float(middle[1])), round(float(middle[2])))
     if min(glass) >= 180 and max(glass) - min(glass) <= 30:
@@ -138,18 +144,31 @@ def _ink(red: NDArray[np.float32], green: NDArray[np.float32], blue: NDArray[np.
     return np.asarray(reach, np.bool_)
 
 
+def _sparse(density: NDArray[np.float32], mpp: float) -> Mask:
+    """Where a little stain is spread evenly: fat, whose walls are thinner than a pixel and part into specks."""
+    stain = np.where(density > _SPARSE_FLOOR, np.minimum(density, _SPARSE_TOP), np.float32(0))
+    mean = ndimage.gaussian_filter(stain, _SPARSE_UM / mpp, mode="nearest")
+    mask = ~_without_small(~(mean > _SPARSE_MEAN), _HOLE_MM2, mpp)
+    # Beside a straight border of dense tissue the mean falls below the limit 1.08 sigma out: take that back.
+    return _erode(mask, 1.08 * _SPARSE_UM / mpp)
+
+
+def _erode(mask: Mask, radius: float) -> Mask:
+    """Erosion with a disk; the outside of the slide counts as unknown, not as glass."""
+    return np.asarray(ndimage.distance_transform_edt(mask) > radius, np.bool_) if not mask.all() else mask
+
+
 def _close(mask: Mask, radius: float) -> Mask:
     """Closing with a disk; the outside of the slide counts as unknown, not as glass."""
     near = ndimage.distance_transform_edt(~mask) <= radius if mask.any() else mask
-    closed: Mask = ndimage.distance_transform_edt(near) > radius if not near.all() else near
-    return closed | mask
+    return _erode(near, radius) | mask
 
 
 def _open(mask: Mask, radius: float) -> Mask:
     """Opening with a disk."""
     if not mask.any() or mask.all():
         return mask
-    core = ndimage.distance_transform_edt(mask) > radius
+    core = _erode(mask, radius)
     if not core.any():
         return core
     opened: Mask = ndimage.distance_transform_edt(~core) <= radius

@@ -33,10 +33,12 @@ def commit(path: str | Path, *, format: str, version: int, made_with: dict[str, 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}"
+    mode = _usual_mode(temporary)
     try:
         yield temporary
         if not temporary.is_file():
             raise StoreError(f"{path}: nothing was written to the temporary file {temporary.name}")
+        temporary.chmod(mode)  # some writers make files that only their owner can read
         digest, size = file_sha256(temporary), temporary.stat().st_size
         _into_place(temporary, path)
     except BaseException:
@@ -117,6 +119,14 @@ def file_sha256(path: str | Path) -> str:
     """SHA-256 of a file's bytes, as hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _usual_mode(path: Path) -> int:
+    """The permissions a new file gets here, asked of the file system: reading the umask means changing it."""
+    path.touch()
+    mode = path.stat().st_mode & 0o777
+    path.unlink()
+    return mode
 
 
 def _into_place(temporary: Path, path: Path) -> None:

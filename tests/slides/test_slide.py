@@ -1,0 +1,421 @@
+"""The room as a whole: what is read is what OpenSlide reads, and damage, odd names and dead readers stay one row."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import openslide
+import pytest
+import tifffile
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from abbe import cli
+from abbe.cohorts.layout import Layout
+from abbe.cohorts.phantom_slides import write_phantom_slide
+from abbe.cohorts.tissue import GLASS, site_stain
+from abbe.errors import InputError, SlideError
+from abbe.slides import encode, reader, slide
+from abbe.slides.encode import encode_slides
+from abbe.slides.slide import read_regions, read_slide, read_thumbnail
+from abbe.slides.tiling import tissue_share
+from abbe.store.bags import read_bag
+from abbe.store.commit import is_done
+from abbe.store.outcomes import exit_code
+
+FEATURES = "20x_256px_0px_overlap/features_texture"
+TILES = {"target_mpp": 0.5, "patch_size": 64, "overlap": 0, "override_mpp": None, "batch": 7}
+Pixels = npt.NDArray[np.uint8]
+
+
+def stained(height: int = 560, width: int = 600) -> Pixels:
+    """Glass, its left half pink with some grain."""
+    pixels = np.full((height, width, 3), 245, np.uint8)
+    grain = np.random.default_rng(0).integers(0, 25, (height, width // 2, 1), dtype=np.uint8)
+    pixels[:, : width // 2] = np.array([200, 100, 150], np.uint8) + grain
+    return pixels
+
+
+def write_tiff(path: Path, pixels: Pixels, **options: Any) -> Path:
+    """A tiled TIFF of 0.5 µm a pixel: IFD first, tiles after it."""
+    resolution: dict[str, Any] = {"resolution": (20000, 20000), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(path, pixels, tile=(128, 128), photometric="rgb", **{**resolution, **options})
+    return path
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A rendered slide of 1280 × 1024 pixels, 0.5 µm a pixel, levels 1, 4 and 16, glass around the tissue."""
+    classes = np.full((4, 5), GLASS, np.uint8)
+    classes[1:3, 1:4] = [[2, 5, 2], [9, 5, 2]]
+    folder = tmp_path_factory.mktemp("phantom")
+    return write_phantom_slide(folder, "P-1", Layout(classes), stain=site_stain(2, 1, 0), seed=3)
+
+
+def direct(path: Path, corner: tuple[int, int], level: int, side: int) -> Pixels:
+    """The same square by OpenSlide itself, over white."""
+    with openslide.OpenSlide(path) as handle:
+        region = handle.read_region(corner, level, (side, side))
+    return np.asarray(Image.alpha_composite(Image.new("RGBA", region.size, "white"), region))[..., :3]
+
+
+@pytest.fixture
+def children(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+    """Every process started from here, as it starts."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Popen(subprocess.Popen):  # type: ignore[type-arg]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            started.append(self)
+
+    monkeypatch.setattr(slide.subprocess, "Popen", Popen)
+    return started
+
+
+# Reading agrees with OpenSlide.
+
+
+@pytest.mark.parametrize(("size", "level"), [(256, 0), (1024, 1)])
+def test_regions_are_those_of_openslide(phantom: Path, size: int, level: int) -> None:
+    corners = [(256, 256), (300, 290), (0, 0)]
+    found = read_regions(phantom, np.array(corners), size, side=256)
+    assert found.shape == (3, 256, 256, 3)
+    for corner, pixels in zip(corners, found, strict=True):
+        assert np.array_equal(pixels, direct(phantom, corner, level, 256))
+    assert found[0].std() > 5  # there is something to see
+
+
+def test_regions_between_levels_are_scaled_down_from_the_finer_one(phantom: Path) -> None:
+    (found,) = read_regions(phantom, np.array([(256, 256)]), 512, side=256)
+    whole = direct(phantom, (256, 256), 0, 512).astype(float)
+    means = whole.reshape(256, 2, 256, 2, 3).mean((1, 3))
+    error = np.abs(found - means).mean()
+    assert error < 4
+    assert error < 0.7 * np.abs(np.roll(found, 1, 0) - means).mean()  # not a pixel off
+
+
+@pytest.mark.parametrize("side", [320, 80])
+def test_thumbnails_are_means_of_what_openslide_reads(phantom: Path, side: int) -> None:
+    pixels, downsample = read_thumbnail(phantom, side=side)
+    assert pixels.shape == (side * 4 // 5, side, 3)
+    assert downsample == pytest.approx(1280 / side)
+    with openslide.OpenSlide(phantom) as handle:
+        level = handle.get_best_level_for_downsample(1280 / side)
+        image = handle.read_region((0, 0), level, handle.level_dimensions[level]).convert("RGB")
+    assert np.array_equal(pixels, np.asarray(image))
+
+
+def test_a_thumbnail_of_the_real_slide(data: Path) -> None:
+    path = data / "slides/cmu-1-small-region.svs"
+    pixels, downsample = read_thumbnail(path, side=500)
+    assert np.abs(np.array(pixels.shape[1::-1]) * downsample - (2220, 2967)).max() <= downsample
+    factor = round(downsample)
+    assert factor == downsample == 6
+    with openslide.OpenSlide(path) as handle:
+        whole = np.asarray(handle.read_region((0, 0), 0, (2220, 2964)).convert("RGB"))
+    means = whole.reshape(494, factor, 370, factor, 3).mean((1, 3))
+    assert np.abs(pixels[:494] - means).max() <= 1
+
+
+def test_what_lies_outside_the_slide_is_white(phantom: Path) -> None:
+    (corner,) = read_regions(phantom, np.array([(-100, -60)]), 256, side=256)
+    outside = np.ones((256, 256), bool)
+    outside[60:, 100:] = False
+    assert (corner[outside] == 255).all()
+    assert np.array_equal(corner[60:, 100:], direct(phantom, (0, 0), 0, 256)[:196, :156])
+    assert (corner[~outside] < 255).any()  # glass is not white, so the two can be told apart
+    (away,) = read_regions(phantom, np.array([(5000, 5000)]), 256, side=64)
+    assert (away == 255).all()
+
+
+def test_transparent_pixels_are_laid_over_white() -> None:
+    class Half:
+        """A slide whose right half was not scanned; where it half was, the colour shows half."""
+
+        def read_region(self, corner: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
+            pixels = np.zeros((*size[::-1], 4), np.uint8)
+            pixels[:, :2] = (100, 50, 200, 255)
+            pixels[:, 2] = (100, 50, 200, 128)
+            return Image.fromarray(pixels)
+
+    pixels = reader._read(Half(), (0, 0), 0, (4, 3))  # type: ignore[arg-type]
+    assert pixels.shape == (3, 4, 3)
+    assert (pixels[:, :2] == (100, 50, 200)).all()
+    assert np.abs(pixels[:, 2].astype(int) - (177, 152, 227)).max() <= 1
+    assert (pixels[:, 3] == 255).all()
+
+
+def test_a_phantom_slide_encodes_where_its_tissue_is(phantom: Path, tmp_path: Path) -> None:
+    (outcome,) = encode_slides([phantom], tmp_path)
+    assert outcome.outcome == "done", outcome.reason
+    bag = read_bag(tmp_path / FEATURES / "P-1.h5")
+    assert bag.coords is not None
+    found = {(int(x) // 256, int(y) // 256) for x, y in bag.coords.tolist()}
+    assert {(x, y) for y in (1, 2) for x in (1, 2, 3)} <= found
+    assert not {(0, 0), (4, 0), (0, 3), (4, 3)} & found
+
+
+# Damage, and readers that die.
+
+
+def test_cut_slides_fail_by_name_and_the_others_are_written(data: Path, tmp_path: Path) -> None:
+    aperio = (data / "slides/cmu-1-small-region.svs").read_bytes()
+    generic = write_tiff(tmp_path / "whole.tiff", stained(), compression="jpeg")
+    slides = [generic]
+    for name, content in (("aperio.svs", aperio), ("generic.tiff", generic.read_bytes())):
+        for share in (40, 90):
+            slides.append(tmp_path / f"cut-{share}-{name}")
+            slides[-1].write_bytes(content[: len(content) * share // 100])
+    good, *cut = encode_slides(slides, tmp_path / "out")
+    assert (good.outcome, good.patches) == ("done", 2)
+    assert is_done(tmp_path / "out" / FEATURES / "whole.h5")
+    assert {(o.outcome, o.stage) for o in cut} == {("failed", "open")}
+    assert [o.slide_id for o in cut] == [path.stem for path in slides[1:]]
+    assert all("cut short" in o.reason for o in cut[:2])
+    assert all("Short read" in o.reason for o in cut[2:])
+    assert exit_code([good, *cut]) == 1
+    assert [path.name for path in (tmp_path / "out" / FEATURES).glob("*.h5")] == ["whole.h5"]
+
+
+def test_a_tile_overwritten_with_zeros_fails_at_reading(tmp_path: Path) -> None:
+    path = write_tiff(tmp_path / "hole.tiff", stained(), compression="jpeg")
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + len(content) // 4] = bytes(len(content) // 4)
+    path.write_bytes(content)
+    (outcome,) = encode_slides([path], tmp_path / "out")
+    assert (outcome.outcome, outcome.stage) == ("failed", "read")
+    assert "level 0 at (" in outcome.reason
+    assert not list((tmp_path / "out").rglob("*.h5*"))
+
+
+def test_a_reader_killed_at_work_is_told_by_its_signal(phantom: Path, children: list[subprocess.Popen[bytes]]) -> None:
+    with read_slide("tiles", phantom, **TILES) as frames:
+        assert next(frames).kind == "plan"
+        assert children[0].poll() is None  # it waits: the pipe holds less than the patches
+        os.killpg(children[0].pid, signal.SIGKILL)
+        with pytest.raises(SlideError, match=r"read: the reader process died of SIGKILL"):
+            list(frames)
+    assert children[0].returncode == -signal.SIGKILL
+
+
+def test_a_killed_reader_is_one_slide_s_failure(
+    tmp_path: Path, phantom: Path, monkeypatch: pytest.MonkeyPatch, children: list[subprocess.Popen[bytes]]
+) -> None:
+    texture = encode.create_patch_encoder("texture")
+
+    class Killer:
+        name, width, patch_size = "texture", texture.width, None
+        calls = 0
+
+        def __call__(self, patches: Pixels) -> npt.NDArray[np.float32]:
+            self.calls += 1
+            if self.calls == 1:
+                os.killpg(children[0].pid, signal.SIGKILL)
+            return texture(patches)
+
+    monkeypatch.setattr(encode, "create_patch_encoder", lambda _: Killer())
+    monkeypatch.setattr(encode, "_BATCH", 1)
+    good = write_tiff(tmp_path / "good.tiff", stained())
+    first, second = encode_slides([phantom, good], tmp_path / "out", workers=1)
+    assert (first.outcome, first.stage, second.outcome) == ("failed", "read", "done")
+    assert "SIGKILL" in first.reason
+    assert [path.name for path in (tmp_path / "out" / FEATURES).glob("*.h5")] == ["good.h5"]
+
+
+@pytest.mark.parametrize("limit", [0.001, 0.05])
+def test_no_child_outlives_the_time_limit(
+    tmp_path: Path, limit: float, children: list[subprocess.Popen[bytes]]
+) -> None:
+    slides = [write_tiff(tmp_path / f"{name}.tiff", stained()) for name in "ab"]
+    outcomes = encode_slides(slides, tmp_path / "out", time_limit=limit)
+    assert [(o.outcome, o.stage) for o in outcomes] == [("failed", "time limit")] * 2
+    assert all(f"{limit:g} seconds" in o.reason for o in outcomes)
+    assert [child.returncode for child in children] == [-signal.SIGKILL] * 2
+    for child in children:
+        with pytest.raises(ProcessLookupError):
+            os.killpg(child.pid, 0)
+
+
+def test_an_error_of_the_caller_leaves_no_child(phantom: Path, children: list[subprocess.Popen[bytes]]) -> None:
+    def fail() -> None:
+        with read_slide("tiles", phantom, **TILES) as frames:
+            next(frames)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert children[0].returncode == -signal.SIGKILL
+
+
+def test_an_unknown_job_and_a_missing_option_are_told(phantom: Path) -> None:
+    for job, why in (("bogus", "KeyError: 'bogus'"), ("thumbnail", "TypeError: .*'side'")):
+        with read_slide(job, phantom) as frames, pytest.raises(SlideError, match=rf"read: .* exit code 1: {why}"):
+            list(frames)
+
+
+# A second run.
+
+
+def test_a_second_run_starts_no_process_and_touches_no_file(
+    tmp_path: Path, children: list[subprocess.Popen[bytes]]
+) -> None:
+    slides = [write_tiff(tmp_path / "a.tiff", stained()), write_tiff(tmp_path / "none.tiff", stained()[:, 300:])]
+    first = encode_slides(slides, tmp_path / "out")
+    assert [o.outcome for o in first] == ["done", "empty"]
+    assert len(children) == 2
+    job = tmp_path / "out" / FEATURES.split("/", maxsplit=1)[0]
+    before = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in job.rglob("*")}
+    again = encode_slides(slides, tmp_path / "out")
+    assert [(o.outcome, o.stage, o.reason, o.patches) for o in again] == [
+        (o.outcome, o.stage, o.reason, o.patches) for o in first
+    ]
+    assert len(children) == 2
+    assert {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in job.rglob("*")} == before
+
+
+def test_files_and_sidecars_are_the_same_bytes_whatever_out_and_workers(tmp_path: Path) -> None:
+    slides = [
+        write_tiff(tmp_path / "a.tiff", stained()),
+        write_tiff(tmp_path / "b.tiff", stained(820)),
+        write_tiff(tmp_path / "c.tiff", stained()[:, 300:]),
+    ]
+    for out, workers in (("one", 1), ("the other/deeper", 3)):
+        encode_slides(slides, tmp_path / out, workers=workers)
+    job = FEATURES.split("/", maxsplit=1)[0]
+    one, other = tmp_path / "one" / job, tmp_path / "the other/deeper" / job
+    names = sorted(str(path.relative_to(one)) for path in one.rglob("*") if path.is_file())
+    assert len(names) == 2 * (2 + 3)  # features of two slides, patches of three, each with its sidecar
+    assert names == sorted(str(path.relative_to(other)) for path in other.rglob("*") if path.is_file())
+    for name in names:
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+# Names, folders and exit codes.
+
+
+def test_odd_things_in_a_folder_do_not_stop_the_run(tmp_path: Path) -> None:
+    folder = tmp_path / "slides"
+    (folder / "x.svs").mkdir(parents=True)
+    for name in (
+        "-out.tiff",
+        "--help.tiff",
+        "tab\tand space.tiff",
+        "line\nbreak.tiff",
+        "präparat 病理.tiff",
+        "%s.tiff",
+    ):
+        write_tiff(folder / name, stained())
+    write_tiff(folder / "x.svs" / "inside.tiff", stained())
+    os.mkfifo(folder / "fifo.svs")  # opening it would wait for ever
+    (folder / "loop.svs").symlink_to(folder / "loop.svs")
+    (folder / "up").symlink_to(tmp_path)
+    (folder / "text.svs").write_text("no slide at all")
+    (folder / "nothing.svs").touch()
+    outcomes = {o.slide_id: o for o in encode_slides([folder], tmp_path / "out")}
+    assert {name for name, o in outcomes.items() if o.outcome == "done"} == {
+        "-out", "--help", "tab\tand space", "line\nbreak", "präparat 病理", "%s", "inside",
+    }  # fmt: skip
+    for name in ("text", "nothing"):
+        assert (outcomes[name].outcome, outcomes[name].stage) == ("failed", "open")
+    for name, outcome in outcomes.items():
+        assert (tmp_path / "out" / FEATURES / f"{name}.h5").exists() == (outcome.outcome == "done")
+
+
+def test_slides_of_one_stem_each_get_their_file(tmp_path: Path) -> None:
+    for name, pixels in (("a", stained()), ("b", stained(820))):
+        (tmp_path / "slides" / name).mkdir(parents=True)
+        write_tiff(tmp_path / "slides" / name / "s.tiff", pixels)
+    outcomes = encode_slides([tmp_path / "slides"], tmp_path / "out")
+    assert [(o.slide_id, o.patches) for o in outcomes] == [("a__s.tiff", 2), ("b__s.tiff", 3)]
+    for outcome in outcomes:
+        bag = read_bag(tmp_path / "out" / FEATURES / f"{outcome.slide_id}.h5")
+        assert (bag.slide_id, len(bag.features)) == (outcome.slide_id, outcome.patches)
+
+
+def test_a_name_too_long_for_the_disk_is_a_row(tmp_path: Path) -> None:
+    path = write_tiff(tmp_path / "short.tiff", stained()).rename(tmp_path / ("n" * 250 + ".tif"))
+    (outcome,) = encode_slides([path], tmp_path / "out")
+    assert outcome.outcome == "failed"
+    assert "File name too long" in outcome.reason
+
+
+def test_a_fifo_given_by_name_is_refused_and_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.svs")
+    with pytest.raises(InputError, match=r"fifo\.svs"):
+        encode_slides([tmp_path / "fifo.svs"], tmp_path / "out")
+
+
+def test_exit_codes_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good, empty = write_tiff(tmp_path / "a.tiff", stained()), write_tiff(tmp_path / "e.tiff", stained()[:, 300:])
+    bad = tmp_path / "bad.svs"
+    bad.write_bytes(b"II*\0" + bytes(100))
+    out = ["--out", str(tmp_path / "out")]
+    assert cli.run(["encode", str(good), str(empty), *out]) == 0
+    assert "1 done, 1 empty; 2 patches" in capsys.readouterr().out
+    assert cli.run(["encode", str(good), str(bad), *out]) == 1
+    assert f"{bad}: failed at open: not a slide" in capsys.readouterr().out
+    for wrong, why in (
+        ([str(tmp_path / "gone.svs")], "gone.svs: no such slide"),
+        ([str(good), "--overlap=300"], "--overlap is 300"),
+        ([str(good), "--override-mpp=nan"], "--override-mpp is nan"),
+    ):
+        assert cli.run(["encode", *wrong, *out]) == 2
+        assert why in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("resolution", "why"),
+    [
+        ({"resolution": (0, 0), "resolutionunit": "CENTIMETER"}, "--override-mpp"),
+        ({"resolution": (72, 72), "resolutionunit": "INCH"}, r"352\.778 µm a pixel, outside .*--override-mpp"),
+        ({"resolution": (20000, 10000), "resolutionunit": "CENTIMETER"}, r"not square \(0\.5 × 1 µm\).*--override-mpp"),
+        ({"resolution": (5000, 5000), "resolutionunit": "CENTIMETER"}, r"has 2 µm a pixel, coarser than 0\.5.*--mpp 2"),
+        ({"resolution": (1, 1), "resolutionunit": "NONE"}, r"does not say .*--override-mpp"),
+    ],
+)
+def test_the_resolution_in_a_file_is_checked(tmp_path: Path, resolution: dict[str, Any], why: str) -> None:
+    path = write_tiff(tmp_path / "a.tiff", stained(), **resolution)
+    sent: list[Callable[..., None]] = []
+    with pytest.raises(SlideError, match=f"geometry: .*{why}"):
+        reader.tiles(lambda *args, **_: sent.append(args), path=str(path), **TILES)  # type: ignore[arg-type]
+    assert not sent
+
+
+# Tiling against a count by hand.
+
+
+@hypothesis_settings(max_examples=150, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 30), st.integers(1, 30)),
+    seed=st.integers(0, 1000),
+    downsample=st.sampled_from([1.0, 7.5, 16.0, 31.9]),
+    size=st.floats(1.0, 400.0),
+    corners=st.lists(st.tuples(st.integers(0, 900), st.integers(0, 900)), min_size=1, max_size=5),
+)
+def test_tissue_share_is_a_count_of_the_mask_pixels_touched(
+    shape: tuple[int, int], seed: int, downsample: float, size: float, corners: list[tuple[int, int]]
+) -> None:
+    mask = np.random.default_rng(seed).random(shape) < 0.5
+    expected = []
+    for x, y in corners:
+        touched = [
+            mask[row, column]
+            for row in range(shape[0])
+            for column in range(shape[1])
+            if row * downsample < y + size and (row + 1) * downsample > y
+            if column * downsample < x + size and (column + 1) * downsample > x
+        ]
+        expected.append(sum(touched) / max(len(touched), 1))
+    found = tissue_share(np.array(corners), size, mask, downsample)
+    assert found == pytest.approx(expected, abs=1e-12)
