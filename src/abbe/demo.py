@@ -10,17 +10,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import roc_auc_score
 
-from abbe.cohorts.bank import SETTINGS, BankPlan, bank
+from abbe.cohorts.bank import SETTINGS, BankPlan, PatchBank, bank
 from abbe.cohorts.layout import needle_layout
 from abbe.cohorts.phantom import NeedlePlan, features_folder, seen_scores, write_needle_cohort
 from abbe.cohorts.phantom_slides import write_phantom_slide
 from abbe.cohorts.tissue import TISSUE_CLASSES, site_stain
 from abbe.console import result, say
 from abbe.errors import AbbeError
-from abbe.evaluate.compare import Contender, predictions_on_test, train_all
-from abbe.metrics.bootstrap import patient_bootstrap
+from abbe.evaluate.compare import Contender, predictions_on_test, scored, train_all
 from abbe.metrics.plots import figures_with_intervals, training_curves
 from abbe.models.condense import condense_source
 from abbe.slides.encode import encode_slides
@@ -29,7 +27,7 @@ from abbe.store.outcomes import Outcome
 from abbe.store.trident import features_path, job_name
 from abbe.train.loop import Recipe
 from abbe.view.heatmap import draw, thumbnail_for
-from abbe.view.overlay import truth_picture
+from abbe.view.overlay import overview_picture, truth_picture
 from abbe.view.report import Picture, Section, write_report
 
 CONTENDERS = (
@@ -129,16 +127,11 @@ def render_slides(run: Demo) -> list[Path]:
     return paths
 
 
-def _ceiling(run: Demo, rows: Any) -> dict[str, Any]:
+def _ceiling(run: Demo, rows: PatchBank) -> dict[str, Any]:
     table = predictions_on_test(run.out / "runs", CONTENDERS[0].name, [run.recipe.seed])[0]
-    labels = (table["label"] == "b").to_numpy(int)
     scores = seen_scores(run.out / "cohort", rows, table["slide_id"].tolist())
-
-    def value(chosen: np.ndarray) -> float:
-        known = labels[chosen]
-        return float(roc_auc_score(known, scores[chosen])) if known.min() < known.max() else float("nan")
-
-    return patient_bootstrap(table["case_id"].tolist(), value, draws=run.draws).as_dict()
+    labels = (table["label"] == "b").to_numpy(int)
+    return scored(labels, scores, table["case_id"].tolist(), draws=run.draws).as_dict()
 
 
 def _pictures(run: Demo, slides: list[Path], outcomes: list[Outcome], model: Path) -> list[Picture]:
@@ -149,7 +142,11 @@ def _pictures(run: Demo, slides: list[Path], outcomes: list[Outcome], model: Pat
         tokens = condense_source(bag, str(model), run.out / "tokens" / f"{outcome.slide_id}.safetensors")
         said = ", ".join(f"{name}: {share:.2f}" for name, share in tokens.about["probabilities"].items())
         truth = run.out / "truth" / f"{outcome.slide_id}.png"
-        drawn = {"truth": truth_picture(thumbnail_for(slide, tokens), truth, TISSUE_CLASSES), **draw(slide, tokens)}
+        thumbnail = thumbnail_for(slide, tokens)
+        drawn = {"truth": truth_picture(thumbnail, truth, TISSUE_CLASSES), **draw(slide, tokens)}
+        overview = overview_picture(thumbnail, tokens, truth, TISSUE_CLASSES)
+        overview_path = run.out / "pictures" / f"{outcome.slide_id}_overview.png"
+        commit.write_bytes(overview_path, overview, format="picture")
         captions = {
             "truth": f"{outcome.slide_id}: the truth map. The model says {said}.",
             "slots": "Patches by the slot they mostly went to.",

@@ -15,6 +15,7 @@ from abbe.view.overlay import (
     Thumbnail,
     gallery_picture,
     gallery_rows,
+    overview_picture,
     paint,
     scale_bar_um,
     slot_picture,
@@ -101,9 +102,18 @@ def _all_dropped() -> SlideTokens:
 
 def test_gallery_takes_the_most_typical_patches_of_the_largest_tokens() -> None:
     rows = gallery_rows(tokens())
-    assert [(token, numbers.tolist()) for token, numbers in rows] == [(2, [0, 1]), (0, [2])]
-    images = [np.full((len(numbers), 16, 16, 3), 10 * token, np.uint8) for token, numbers in rows]
+    assert [(label, numbers.tolist()) for label, numbers in rows] == [("2\n75.0%", [0, 1]), ("0\n25.0%", [2])]
+    images = [np.full((len(numbers), 16, 16, 3), 10, np.uint8) for _, numbers in rows]
     assert decoded(gallery_picture(tokens(), rows, images)).ndim == 3
+
+
+def test_a_selection_shows_what_it_kept() -> None:
+    index = torch.tensor([[1], [-1], [0], [-1]], dtype=torch.int32)
+    weight = (index >= 0).float()
+    kept = SlideTokens(**{**vars(tokens(merges=False)), "index": index, "weight": weight})
+    assert [numbers.tolist() for _, numbers in gallery_rows(kept)] == [[2, 0]]
+    drawn = decoded(slot_picture(thumbnail(), kept))
+    assert (drawn != decoded(slot_picture(thumbnail(), _all_dropped()))).any()
 
 
 def test_truth_is_drawn_where_it_is(tmp_path: Path) -> None:
@@ -112,6 +122,7 @@ def test_truth_is_drawn_where_it_is(tmp_path: Path) -> None:
     big = Thumbnail(np.full((200, 200, 3), 255, np.uint8), 1.0, None)
     drawn = decoded(truth_picture(big, path, ["stroma", "muscle", "fat"]))
     assert ((drawn != 255).any(2)).sum() > 1000
+    assert decoded(overview_picture(big, tokens(), path, ["stroma", "muscle", "fat"])).shape[1] > 900
 
 
 @pytest.mark.parametrize(("width", "bar"), [(1000.0, 200.0), (2400.0, 200.0), (2600.0, 500.0), (60_000.0, 10_000.0)])

@@ -6,15 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from sklearn.metrics import roc_auc_score
-
 from abbe.bench.record import about, circumstances, table, write_result
 from abbe.cohorts.bank import BankPlan, PatchBank, bank
 from abbe.cohorts.phantom import NeedlePlan, features_folder, seen_scores, write_needle_cohort
 from abbe.console import result, say
-from abbe.evaluate.compare import Contender, over_seeds, paired_difference, predictions_on_test, train_all
-from abbe.metrics.bootstrap import Interval, patient_bootstrap
+from abbe.evaluate.compare import Contender, over_seeds, paired_difference, predictions_on_test, scored, train_all
 from abbe.metrics.plots import evidence_curves
 from abbe.train.loop import Recipe
 
@@ -35,9 +31,9 @@ class BenchNeedle:
       abbe bench needle --out bench-needle --results benchmarks/results
 
     Each method's learning rate is the one of --rates with the lowest validation loss at the fraction --tune-at (first
-    seed); test slides play no part in it. Every run has the same number of epochs at a constant learning rate, and keeps
-    its best epoch on validation slides: attention over all patches often sees nothing for ten epochs before it finds
-    a needle, and a schedule that gives up on a plateau would judge patience. Finished runs in OUT are read back.
+    seed); test slides play no part in it. Every run has the same number of epochs at a constant learning rate, and
+    keeps its best epoch on validation slides: attention over all patches often sees nothing for ten epochs before it
+    finds a needle, and a schedule that gives up on a plateau would judge patience. Finished runs in OUT are read back.
     """
 
     out: Path
@@ -103,9 +99,11 @@ def bench_needle(run: BenchNeedle) -> dict[str, Any]:
         labels = (first["label"] == "b").to_numpy(int)
         cases = first["case_id"].tolist()
         seen = seen_scores(cohort, rows, first["slide_id"].tolist())
-        curves["ceiling"].append({"fraction": fraction, "auroc": _scored(labels, seen, cases, run.draws).as_dict()})
+        curves["ceiling"].append(
+            {"fraction": fraction, "auroc": scored(labels, seen, cases, draws=run.draws).as_dict()}
+        )
         # The oracle reads the truth map, in which the subtype stands.
-        oracle = _scored(labels, labels.astype(float), cases, run.draws).as_dict()
+        oracle = scored(labels, labels.astype(float), cases, draws=run.draws).as_dict()
         curves["oracle"].append({"fraction": fraction, "auroc": oracle})
         gap = paired_difference(tables[CONTENDERS[0].name], tables[UPPER.name], "auroc", draws=run.draws)
         differences.append({"fraction": fraction, "auroc": gap.as_dict()})
@@ -179,14 +177,6 @@ def _train(run: BenchNeedle, cohort: Path, rates: dict[str, float]) -> dict[str,
             draws=run.draws,
         )
     return reports
-
-
-def _scored(labels: np.ndarray, scores: np.ndarray, cases: list[str], draws: int) -> Interval:
-    def value(rows: np.ndarray) -> float:
-        known = labels[rows]
-        return float(roc_auc_score(known, scores[rows])) if known.min() < known.max() else float("nan")
-
-    return patient_bootstrap(cases, value, draws=draws)
 
 
 def markdown(found: dict[str, Any]) -> str:

@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 import torch
 from joblib import Parallel, delayed
+from sklearn.metrics import roc_auc_score
 
 from abbe.console import progress
-from abbe.metrics.bootstrap import Interval, Statistic, seeds_and_patients_bootstrap
+from abbe.metrics.bootstrap import Interval, Statistic, patient_bootstrap, seeds_and_patients_bootstrap
 from abbe.metrics.predictions import read_predictions, statistic
 from abbe.models.classifier import Pooling
 from abbe.train.classify import TrainClassify, train_classifier
@@ -115,3 +116,13 @@ def paired_difference(
 
     pairs = [difference(one, other) for one, other in zip(first, second, strict=True)]
     return seeds_and_patients_bootstrap(cases, pairs, draws=draws)
+
+
+def scored(labels: np.ndarray, scores: np.ndarray, cases: Sequence[str], *, draws: int = 1000) -> Interval:
+    """AUROC of given scores, [n] (an oracle's, a ceiling's), for labels 0 or 1, resampling patients."""
+
+    def value(rows: np.ndarray) -> float:
+        known = labels[rows]
+        return float(roc_auc_score(known, scores[rows])) if known.min() < known.max() else float("nan")
+
+    return patient_bootstrap(list(cases), value, draws=draws)
