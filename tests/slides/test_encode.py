@@ -206,7 +206,7 @@ def test_the_time_limit(tmp_path):
 
 def test_an_encoder_that_fails_is_one_slide_s_failure(tmp_path, monkeypatch):
     class Broken:
-        name, width, patch_size = "texture", 4, None
+        name, width, version, patch_size = "texture", 4, 1, None
 
         def __call__(self, patches):
             return np.full((len(patches), 4), np.nan, np.float32)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,9 +30,10 @@ from abbe.slides import encode, reader, slide
 from abbe.slides.encode import encode_slides
 from abbe.slides.slide import read_regions, read_slide, read_thumbnail
 from abbe.slides.tiling import tissue_share
-from abbe.store.bags import read_bag
+from abbe.store.bags import read_bag, write_bag
 from abbe.store.commit import is_done
 from abbe.store.outcomes import exit_code
+from builders import make_bag
 
 FEATURES = "20x_256px_0px_overlap/features_texture"
 TILES = {"target_mpp": 0.5, "patch_size": 64, "overlap": 0, "override_mpp": None, "batch": 7}
@@ -95,6 +98,10 @@ def test_regions_are_those_of_openslide(phantom: Path, size: int, level: int) ->
     assert found[0].std() > 5  # there is something to see
 
 
+def test_no_regions_are_no_error(phantom: Path) -> None:
+    assert read_regions(phantom, np.zeros((0, 2)), 256, side=64).shape == (0, 64, 64, 3)
+
+
 def test_regions_between_levels_are_scaled_down_from_the_finer_one(phantom: Path) -> None:
     (found,) = read_regions(phantom, np.array([(256, 256)]), 512, side=256)
     whole = direct(phantom, (256, 256), 0, 512).astype(float)
@@ -113,6 +120,18 @@ def test_thumbnails_are_means_of_what_openslide_reads(phantom: Path, side: int) 
         level = handle.get_best_level_for_downsample(1280 / side)
         image = handle.read_region((0, 0), level, handle.level_dimensions[level]).convert("RGB")
     assert np.array_equal(pixels, np.asarray(image))
+
+
+@pytest.mark.parametrize("side", [320, 160, 80])
+def test_a_thumbnail_does_not_depend_on_its_blocks(phantom: Path, side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pixels() -> bytes:
+        sent: list[bytes] = []
+        reader.thumbnail(lambda _, payload=b"", **__: sent.append(payload), path=str(phantom), side=side)
+        return sent[0]
+
+    whole = pixels()
+    monkeypatch.setattr(reader, "_BLOCK", 48)
+    assert pixels() == whole
 
 
 def test_a_thumbnail_of_the_real_slide(data: Path) -> None:
@@ -215,7 +234,7 @@ def test_a_killed_reader_is_one_slide_s_failure(
     texture = encode.create_patch_encoder("texture")
 
     class Killer:
-        name, width, patch_size = "texture", texture.width, None
+        name, width, version, patch_size = "texture", texture.width, texture.version, None
         calls = 0
 
         def __call__(self, patches: Pixels) -> npt.NDArray[np.float32]:
@@ -256,6 +275,36 @@ def test_an_error_of_the_caller_leaves_no_child(phantom: Path, children: list[su
     with pytest.raises(ZeroDivisionError):
         fail()
     assert children[0].returncode == -signal.SIGKILL
+
+
+def test_a_reader_that_hangs_leaves_with_its_killed_parent(phantom: Path, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if 'abbe.slides.reader' in sys.orig_argv:\n"
+        "    import openslide, os, time\n"
+        "    def hang(*_):\n"
+        f"        open({str(tmp_path / 'pid')!r}, 'w').write(f'{{os.getpid()}}\\n')\n"
+        "        time.sleep(60)\n"
+        "    openslide.OpenSlide.read_region = hang\n"
+    )
+    code = f"from abbe.slides.slide import read_thumbnail; read_thumbnail({str(phantom)!r})"
+    paths = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    parent = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths})
+    note = tmp_path / "pid"
+    while not (note.exists() and note.read_text().endswith("\n")):
+        assert parent.poll() is None
+        time.sleep(0.02)
+    child = int(note.read_text())
+    os.kill(child, 0)  # alive, and hanging
+    parent.kill()
+    parent.wait()
+    for _ in range(500):
+        stat = Path(f"/proc/{child}/stat")
+        if not stat.exists() or stat.read_text().rsplit(")", 1)[1].split()[0] == "Z":
+            return
+        time.sleep(0.02)
+    os.kill(child, signal.SIGKILL)
+    pytest.fail("the reader outlived its parent")
 
 
 def test_an_unknown_job_and_a_missing_option_are_told(phantom: Path) -> None:
@@ -348,6 +397,22 @@ def test_a_name_too_long_for_the_disk_is_a_row(tmp_path: Path) -> None:
     (outcome,) = encode_slides([path], tmp_path / "out")
     assert outcome.outcome == "failed"
     assert "File name too long" in outcome.reason
+
+
+def test_an_out_folder_whose_name_is_no_utf_8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = write_tiff(tmp_path / "a.tiff", stained()), tmp_path / os.fsdecode(b"caf\xe9")
+    assert cli.run(["encode", str(path), "--out", str(out)]) == 0
+    capsys.readouterr().out.encode()
+    assert cli.run(["encode", str(path), "--out", str(out), "--override-mpp=0.51"]) == 1  # refused, by name
+    assert r"caf\xe9" in capsys.readouterr().out
+
+
+def test_a_feature_file_by_another_verb_is_named_as_such(tmp_path: Path) -> None:
+    path, there = write_tiff(tmp_path / "a.tiff", stained()), tmp_path / "out" / FEATURES / "a.h5"
+    write_bag(there, make_bag(3, slide_id="a"))
+    (outcome,) = encode_slides([path], tmp_path / "out")
+    assert (outcome.stage, is_done(there)) == ("resume", True)
+    assert "something other than `abbe encode`" in outcome.reason
 
 
 def test_a_fifo_given_by_name_is_refused_and_not_opened(tmp_path: Path) -> None:

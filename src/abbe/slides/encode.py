@@ -85,7 +85,7 @@ class Encode:
         counted = Counter(outcome.outcome for outcome in outcomes)
         summary = ", ".join(f"{number} {name}" for name, number in sorted(counted.items()))
         patches = sum(outcome.patches for outcome in outcomes)
-        text = "\n".join([*lines, f"{summary}; {patches} patches; see {self.out / 'outcomes.csv'}"])
+        text = "\n".join([*lines, f"{summary}; {patches} patches; see {printable(self.out / 'outcomes.csv')}"])
         result(text, [dataclasses.asdict(outcome) for outcome in outcomes], json_output=self.json)
         return exit_code(outcomes)
 
@@ -196,7 +196,7 @@ def _encode_one(job: _Job, slide_id: str, path: Path, bar: Progress) -> Outcome:
     start = time.monotonic()
 
     def outcome(kind: Result, stage: str = "", reason: str = "", patches: int = 0) -> Outcome:
-        return Outcome(slide_id, printable(path), kind, stage, reason, patches, time.monotonic() - start)
+        return Outcome(slide_id, printable(path), kind, stage, printable(reason), patches, time.monotonic() - start)
 
     if job.halt.is_set():
         return _interrupted(slide_id, path)
@@ -251,7 +251,9 @@ def _ours(path: Path) -> bool:
 def _difference(old: dict[str, Any], new: dict[str, Any], *, of_features: bool) -> str:
     """What differs between two records, in words; "" where nothing does. Coordinates do not depend on the encoder."""
     new = json.loads(json.dumps(new))
-    if old.get("slide") != new["slide"]:
+    if "slide" not in old:
+        return "something other than `abbe encode`"
+    if old["slide"] != new["slide"]:
         return "another version of the slide (its size or bytes have changed)"
     before, now = old.get("settings", {}), new["settings"]
     changed = [f"{key}={before.get(key)!r}, now {now[key]!r}" for key in now if before.get(key) != now[key]]

@@ -85,5 +85,5 @@ def _slides_below(folder: Path) -> Iterator[Path]:
 
 
 def printable(path: str | Path) -> str:
-    """A path as text that any file can hold: bytes of a name that are no UTF-8 become \\xNN."""
+    """A path, or a text with paths in it, that any file can hold: bytes of a name that are no UTF-8 become \\xNN."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

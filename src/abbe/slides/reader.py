@@ -3,9 +3,9 @@
 Bad tiles have crashed whole processes inside native decoders, and a damaged slide can hang: so every slide is read in
 a process of its own, which the parent (`abbe.slides.slide`) can kill. It must not import torch: it starts in a blink.
 
-In: one JSON line on stdin, the job. Out: frames on stdout, each a 4-byte little-endian length, a JSON header of that
-length, and `header["bytes"]` bytes of payload. The last frame is `end`, `empty` or `failed`. The label and macro
-images of a slide are never read.
+In: one JSON line on stdin, the job; stdin stays open, and where it ends the parent is gone and the child leaves too.
+Out: frames on stdout, each a 4-byte little-endian length, a JSON header of that length, and `header["bytes"]` bytes of
+payload. The last frame is `end`, `empty` or `failed`. The label and macro images of a slide are never read.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import math
 import os
 import struct
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -45,11 +46,20 @@ def main() -> None:
         frames.flush()
 
     job = json.loads(sys.stdin.buffer.readline())
+    threading.Thread(target=_leave_with_the_parent, daemon=True).start()
     try:
         JOBS[job.pop("job")](send, **job)
     except SlideError as error:
         send("failed", stage=error.stage, reason=error.reason)
     frames.close()
+
+
+def _leave_with_the_parent() -> None:
+    # A decoder that hangs would otherwise outlive a parent that was killed. The descriptor itself is read: a daemon
+    # thread that holds the lock of sys.stdin at exit is fatal to the interpreter.
+    while os.read(0, 1 << 10):
+        pass
+    os._exit(1)
 
 
 def tiles(
@@ -106,7 +116,7 @@ def tiles(
 
 
 def thumbnail(send: Send, *, path: str, side: int) -> None:
-    """Send the slide at most `side` pixels wide and high, as one `thumbnail` frame."""
+    """Send the slide about `side` pixels on its longer side (by a whole factor), as one `thumbnail` frame."""
     slide = _open(path)
     pixels, downsample = _thumbnail(slide, max(1.0, max(slide.dimensions) / side))
     stated = slide.properties.get(openslide.PROPERTY_NAME_MPP_X)
@@ -120,7 +130,7 @@ def regions(send: Send, *, path: str, coords: list[list[int]], size_level0: floa
     level = slide.get_best_level_for_downsample(max(1.0, size_level0 / side))
     read_size = max(1, round(size_level0 / slide.level_downsamples[level]))
     patches = [_resized(_read(slide, (x, y), level, (read_size, read_size)), side) for x, y in coords]
-    send("patches", np.stack(patches).tobytes(), count=len(patches))
+    send("patches", b"".join(pixels.tobytes() for pixels in patches), count=len(patches))
     send("end")
 
 

@@ -86,14 +86,17 @@ def read_slide(
             assert child.stdin is not None
             with suppress(BrokenPipeError):  # it died at once; what follows says why
                 child.stdin.write(request)
-                child.stdin.close()
+                child.stdin.flush()  # and left open: its end tells the child that we are gone
             yield _frames(child, errors, killed)
         finally:
             done.set()
             watcher.join()
             _kill(child)
             child.wait()
+            assert child.stdin is not None
             assert child.stdout is not None
+            with suppress(BrokenPipeError):
+                child.stdin.close()
             child.stdout.close()
 
 
@@ -146,7 +149,8 @@ def _death(child: subprocess.Popen[bytes], errors: Any) -> str:
     lines = [line for line in errors.read().decode("utf-8", "replace").splitlines() if line.strip()]
     said = f": {lines[-1].strip()}" if lines else ""
     if code < 0:
-        return f"the reader process died of {signal.Signals(-code).name}{said}"
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        return f"the reader process died of {name}{said}"
     return f"the reader process ended with exit code {code}{said}"
 
 

@@ -23,6 +23,7 @@ _SCALE_BAR_SHARE = 0.2  # of the picture's width, at most
 _ALPHA = 0.6
 _GREY = (0.55, 0.55, 0.55)
 _LEGEND_ROWS = 16
+_HUES = 10  # that can be told apart at one lightness
 _HEAT = mpl.colormaps["inferno"]
 
 
@@ -36,8 +37,8 @@ class Thumbnail:
 
 
 def token_colours(k: int) -> np.ndarray:
-    """k colours, float [k, 3]: even hues in three lightnesses, ordered so that neighbours in number differ in hue."""
-    hues = max(1, -(-k // 3))
+    """k colours, float [k, 3]: even hues, in three lightnesses where they are many; neighbours in number differ in hue."""
+    hues = max(1, k if k <= _HUES else -(-k // 3))
     golden = (math.sqrt(5) - 1) / 2
     order = np.argsort((np.arange(hues) * golden) % 1)
     rows = [colorsys.hls_to_rgb(order[i % hues] / hues, (0.45, 0.68, 0.28)[i // hues], 0.9) for i in range(k)]
@@ -72,7 +73,7 @@ def slot_picture(thumbnail: Thumbnail, tokens: SlideTokens) -> bytes:
     main, k = tokens.main_token.numpy(), len(tokens.tokens)
     colours, by_token, order, share = _slot_colours(tokens)
     figure, axes = _canvas(thumbnail, _painted(thumbnail, tokens, colours))
-    dropped = float((main < 0).mean())
+    dropped, used = float((main < 0).mean()), int(tokens.mask.sum())
     if tokens.about["merges"]:
         handles = [Patch(color=by_token[t], label=f"slot {t}: {share[t]:.1%}") for t in order[:_LEGEND_ROWS]]
         if len(order) > _LEGEND_ROWS:
@@ -83,7 +84,7 @@ def slot_picture(thumbnail: Thumbnail, tokens: SlideTokens) -> bytes:
     if dropped:
         handles.append(Patch(facecolor="none", edgecolor=_GREY, label=f"dropped: {dropped:.1%}"))
     _legend(axes, handles, "share of patches")
-    axes.set_title(f"{tokens.about['slide_id']}: {len(main)} patches, {len(order)} of {k} tokens used", fontsize=9)
+    axes.set_title(f"{tokens.about['slide_id']}: {len(main)} patches, {used} of {k} tokens used", fontsize=9)
     return png(figure)
 
 
