@@ -37,7 +37,7 @@ class Thumbnail:
 
 
 def token_colours(k: int) -> np.ndarray:
-    """k colours, float [k, 3]: even hues, in three lightnesses where they are many; neighbours in number differ in hue."""
+    """k colours, float [k, 3]: even hues, in three lightnesses where many; neighbours in number differ in hue."""
     hues = max(1, k if k <= _HUES else -(-k // 3))
     golden = (math.sqrt(5) - 1) / 2
     order = np.argsort((np.arange(hues) * golden) % 1)
