@@ -51,6 +51,7 @@ def quick(monkeypatch) -> list[tuple[int, int, int]]:
     return cells
 
 
+@pytest.mark.slow
 def test_every_cell_has_its_patches_in_every_split(made):
     assert made.features.shape == (126, TextureEncoder.width)
     assert made.features.dtype == np.float32
@@ -61,6 +62,7 @@ def test_every_cell_has_its_patches_in_every_split(made):
             assert found == list(wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cls", "setting"), [(3, 2), (7, 1)])
 def test_rows_are_the_encoded_patches_of_their_cell(made, cls, setting):
     patches = cell_patches(PLAN, cls, 0, setting)
@@ -69,6 +71,7 @@ def test_rows_are_the_encoded_patches_of_their_cell(made, cls, setting):
     np.testing.assert_array_equal(made.features[rows], TextureEncoder()(patches))
 
 
+@pytest.mark.slow
 def test_no_patch_is_in_the_bank_twice(made):
     """Not even at the precision of feature files: a patch of one split cannot be met again in another."""
     assert len(np.unique(made.features.astype(np.float16), axis=0)) == len(made.cls)
@@ -93,6 +96,7 @@ def test_every_patch_is_cut_from_a_world_of_its_own(monkeypatch):
     assert len({seed for _, _, seed in worlds}) == len({place[:2] for place in worlds}) == 3456
 
 
+@pytest.mark.slow
 def test_a_bank_is_read_back_array_by_array(made, folder, monkeypatch):
     monkeypatch.setattr(module, "_render", None)
     assert_same(bank(PLAN, folder), made)
@@ -102,6 +106,7 @@ def test_a_bank_is_read_back_array_by_array(made, folder, monkeypatch):
     assert np.unique(stored["cls"]).tolist() == list(range(len(TISSUE_CLASSES)))
 
 
+@pytest.mark.slow
 def test_two_workers_write_the_bytes_of_one(made, folder, tmp_path):
     assert_same(bank(PLAN, tmp_path, workers=2), made)
     for name in ("bank.safetensors", "bank.json"):

@@ -56,6 +56,7 @@ def test_a_real_slide_to_pictures(tmp_path: Path, data: Path, model: Path, capsy
     assert verify(tmp_path)[1] == []
 
 
+@pytest.mark.slow
 def test_a_slide_is_encoded_on_the_way_and_another_slide_s_tokens_are_refused(
     tmp_path: Path, data: Path, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -116,6 +116,7 @@ def test_features_are_the_same_bytes_in_any_folder(real, tmp_path):
         assert (tmp_path / "elsewhere" / JOB / name).read_bytes() == (verb.out / JOB / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_override_mpp_makes_the_nameless_slide_usable(real, tmp_path):
     (outcome,) = encode_slides(real[0].slides[2:3], tmp_path, override_mpp=0.5)
     assert outcome.outcome == "done"
@@ -256,6 +257,7 @@ def test_json_is_all_that_stands_on_stdout(tmp_path, capsys):
     assert (outcome["outcome"], outcome["patches"]) == ("done", 2)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_writes_its_outcomes(tmp_path):
     slides = [paint(tmp_path / "slides" / f"s{number:02d}.tiff") for number in range(12)]
     out = tmp_path / "out"
