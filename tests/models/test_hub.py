@@ -35,6 +35,14 @@ def test_a_loaded_model_is_the_saved_one(folder: Path) -> None:
     ]
 
 
+def test_a_model_saves_itself(tmp_path: Path) -> None:
+    model = Classifier(ClassifierConfig(dim=16, classes=("a", "b"), condenser="mean")).eval()
+    model.save_pretrained(tmp_path)
+    batch = make_batch([5], dim=16)
+    assert torch.equal(abbe.load(tmp_path)(batch).logits, model(batch).logits)
+    assert (tmp_path / "README.md").read_text() == "# mean slide classifier\n"
+
+
 def change(folder: Path, **values: object) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **values}))

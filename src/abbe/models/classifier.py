@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -91,6 +92,12 @@ class Classifier(nn.Module):
             attention = segment_softmax(logits.masked_fill(~kept.mask, -torch.inf), slide, b)
         pooled = segment_weighted_sum(rows, attention.to(rows.dtype), kept.offsets)
         return Prediction(self.head(pooled), attention, condensed)
+
+    def save_pretrained(self, folder: str | Path, *, card: str | None = None) -> None:
+        """Commit config.json, model.safetensors and README.md (`card`, Markdown) to a folder; `abbe.load` reads it."""
+        from abbe.models.hub import save_pretrained  # hub builds classifiers, so it cannot be imported above
+
+        save_pretrained(self, folder, card=card or f"# {self.config.condenser} slide classifier\n")
 
 
 class FeatureScaler(nn.Module):
