@@ -105,6 +105,7 @@ def test_the_tour_from_end_to_end(tmp_path: Path) -> None:
         "random-32-attention",
         "mean-1-mean",
         "ceiling",
+        "oracle",
     }
     page = (run.out / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 2 + 3 * 4
