@@ -108,6 +108,8 @@ def bench_needle(run: BenchNeedle) -> dict[str, Any]:
         gap = paired_difference(tables[CONTENDERS[0].name], tables[UPPER.name], "auroc", draws=run.draws)
         differences.append({"fraction": fraction, "auroc": gap.as_dict()})
         say(f"needle {100 * fraction:g} %: done")
+    for points in (*curves.values(), differences):
+        points.sort(key=lambda point: float(point["fraction"]))  # whatever order they were asked for in
     return {
         "circumstances": circumstances(_command(run)),
         "settings": {
