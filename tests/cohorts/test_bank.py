@@ -113,8 +113,9 @@ def test_two_workers_write_the_bytes_of_one(made, folder, tmp_path):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
 
 
-def test_another_seed_renders_other_patches():
-    first, second = cell_patches(PLAN, 0, 0, 0), cell_patches(replace(PLAN, seed=1), 0, 0, 0)
+@pytest.mark.parametrize("other", [{"seed": 1}, {"split": 1}])
+def test_another_seed_or_split_renders_other_patches(other):
+    first, second = cell_patches(PLAN, 0, 0, 0), cell_patches(replace(PLAN, **other), 0, 0, 0)
     assert (first != second).mean() > 0.5
 
 

@@ -39,7 +39,9 @@ class BankPlan:
     tumour: tuple[int, int, int] = (20, 6, 14)
     """the same for each tumour class: what a task turns on must be seen in many instances"""
     seed: int = 0
-    """of the rendered world"""
+    """of the rendered world: sites, stains, textures"""
+    split: int = 0
+    """which bank of that world: banks of different split share no patch, in any of train, val and test"""
     encoder: str = "texture"
     """patch encoder"""
 
@@ -50,8 +52,9 @@ class BankPlan:
                 raise InputError(f"bank: {name} needs at least one patch for each of {', '.join(SPLITS)}, got {sizes}")
         if self.sites < 1:
             raise InputError(f"bank: sites must be at least 1, got {self.sites}")
-        if self.seed < 0:
-            raise InputError(f"bank: seed must be at least 0, got {self.seed}")
+        for name in ("seed", "split"):
+            if getattr(self, name) < 0:
+                raise InputError(f"bank: {name} must be at least 0, got {getattr(self, name)}")
 
     def per_cell(self, cls: int) -> tuple[int, int, int]:
         """Patches of a class in each split, for one site and setting."""
@@ -118,7 +121,7 @@ def _render(plan: BankPlan, workers: int) -> PatchBank:
 
 def cell_patches(plan: BankPlan, cls: int, site: int, setting: int) -> np.ndarray:
     """The patches of one cell, uint8 [n, 256, 256, 3], splits in order."""
-    rng = np.random.default_rng([plan.seed, cls, site, setting])
+    rng = np.random.default_rng([plan.seed, cls, site, setting, plan.split])
     stain = site_stain(site, setting, plan.seed)
     places = rng.integers(0, _WORLD, size=(sum(plan.per_cell(cls)), 2))
     seeds = rng.integers(0, 2**31, size=len(places))
