@@ -26,7 +26,9 @@ VERBS: dict[str, tuple[str, str]] = {
     "evaluate classify": ("abbe.evaluate.classify:EvaluateClassify", "a model and a labelled cohort → figures"),
     "condense": ("abbe.models.condense:CondenseSlide", "a bag and a model → its tokens, and who went where"),
     "export heatmap": ("abbe.view.heatmap:ExportHeatmap", "a slide and a model → pictures of what was kept"),
+    "export tsne": ("abbe.view.tsne:ExportTsne", "patches of several cohorts in the plane, coloured by slot"),
     "bench needle": ("abbe.bench.needle:BenchNeedle", "how small an evidence each method still finds"),
+    "bench slots": ("abbe.bench.slots:BenchSlots", "what the clustering loss does to TC-SSA's slots"),
     "bench texture": ("abbe.bench.texture:BenchTexture", "patches a second of the embedded patch encoder"),
     "verify": ("abbe.store.verify:Verify", "every missing, torn, altered or foreign file of an output folder"),
 }

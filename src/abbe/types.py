@@ -314,6 +314,12 @@ class Assignment:
         rows = slice(int(self.offsets[b]), int(self.offsets[b + 1]))
         return Assignment(self.index[rows], self.weight[rows], torch.tensor([0, rows.stop - rows.start]))
 
+    @property
+    def main(self) -> Tensor:
+        """[P]: the token each patch went to with its largest weight (the first of equals), −1 where it was dropped."""
+        best = torch.where(self.index >= 0, self.weight, -1.0).argmax(1, keepdim=True)
+        return self.index.gather(1, best).squeeze(1)
+
     def then(self, second: Assignment) -> Assignment:
         """This stage followed by `second`, whose "patches" are this stage's tokens: weights multiply, −1 stays dropped.
 

@@ -71,6 +71,29 @@ def seeds_and_patients_bootstrap(
     return interval(float(np.mean([statistic(everything) for statistic in statistics])), np.array(values), cases)
 
 
+def nested_bootstrap(
+    samples: Sequence[tuple[Sequence[str], Statistic]], *, draws: int = 1000, seed: int = 0
+) -> Interval:
+    """The mean of a figure over repetitions that each have their own slides: repetitions are resampled, and within each
+    drawn one its patients.
+
+    samples: (patient of every slide, statistic) of each repetition, such as one bank split with its training seed.
+    """
+    rng = np.random.default_rng(seed)
+    patients = [patient_rows(cases) for cases, _ in samples]
+    values = []
+    for _ in range(draws):
+        means = []
+        for k in rng.integers(len(samples), size=len(samples)):
+            rows = patients[k]
+            means.append(samples[k][1](np.concatenate([rows[j] for j in rng.integers(len(rows), size=len(rows))])))
+        values.append(np.mean(means))
+    # A patient of one repetition is not that of another, whatever the name.
+    cases = [f"{number}/{case}" for number, (names, _) in enumerate(samples) for case in names]
+    value = np.mean([statistic(np.arange(len(names))) for names, statistic in samples])
+    return interval(float(value), np.array(values), cases)
+
+
 def interval(value: float, resampled: np.ndarray, cases: Sequence[str]) -> Interval:
     """Percentile interval from resampled values, leaving out (and counting) those that do not exist."""
     valid = resampled[np.isfinite(resampled)]

@@ -21,7 +21,7 @@ from abbe.slides.encode import encode_slides
 from abbe.store.bags import read_bag
 from abbe.store.commit import commit, file_sha256
 from abbe.store.trident import features_path, job_name
-from abbe.types import Bag, TokenBatch
+from abbe.types import Assignment, Bag, TokenBatch, offsets_of
 
 FORMAT, VERSION = "abbe-tokens", 1
 
@@ -59,8 +59,7 @@ class SlideTokens:
     @property
     def main_token(self) -> Tensor:
         """[N]: the token each patch went to with its largest weight, −1 where it was dropped."""
-        best = torch.where(self.index >= 0, self.weight, -1.0).argmax(1, keepdim=True)
-        return self.index.gather(1, best).squeeze(1)
+        return Assignment(self.index, self.weight, offsets_of([len(self.index)])).main
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,283 @@
+"""`abbe bench slots`: how λ, the weight of TC-SSA's clustering loss, changes who takes which patches.
+
+The claim to check: a small λ lets one slot absorb over 60 % of the patches; a large one makes slots gather artefacts
+and dilutes the signal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from abbe.bench.record import about, circumstances, table, write_result
+from abbe.cohorts.artefacts import ArtefactRows, artefact_rows, strew
+from abbe.cohorts.bank import BankPlan, bank, cell_patches
+from abbe.cohorts.phantom import NeedlePlan, features_folder, write_needle_cohort
+from abbe.cohorts.tables import SPLITS
+from abbe.cohorts.tissue import TISSUE_CLASSES
+from abbe.console import progress, result, say
+from abbe.evaluate.compare import Contender, predictions_on_test, train_all
+from abbe.metrics.bootstrap import Interval, Statistic, nested_bootstrap
+from abbe.metrics.predictions import statistic
+from abbe.metrics.slots import ARTEFACT, EVIDENCE, OTHER, USAGE, SlotTable, joined, slide_slots
+from abbe.models.condense import condense_slide
+from abbe.models.hub import load
+from abbe.store.bags import read_bag
+from abbe.train.loop import Recipe
+
+_CLAIMED = 0.6
+_ARTEFACTS = (4, 2, 3)  # artefacts rendered for train, val and test of each class, site and stain setting
+_APART = 1_000_000  # bank splits of artefacts lie this far from those of tissue, so that they share no patch
+
+
+@dataclass(frozen=True)
+class BenchSlots:
+    """Train TC-SSA at several λ, each with several seeds on banks that share no patch, and count who went where.
+
+    Example:
+      abbe bench slots --out bench-slots --results benchmarks/results
+
+    Every seed has a cohort, a bank of rendered patches and an initialisation of its own. A share of the patches is
+    replaced by artefacts (out of focus, pen, fold). Everything is counted on held-out patients, in eval mode. Finished
+    runs in OUT are read back.
+    """
+
+    out: Path
+    """working folder: banks, cohorts, runs"""
+    results: Path | None = None
+    """folder for the dated result (json, md); none is written without it"""
+    weights: tuple[float, ...] = (0.0, 0.01, 0.1, 1.0)
+    """values of λ"""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """one bank split, cohort and initialisation each"""
+    fraction: float = 0.01
+    """evidence: share of a slide's patches that are tumour"""
+    artefacts: float = 0.05
+    """share of a slide's patches that are artefacts"""
+    slides: tuple[int, int, int] = (200, 60, 120)
+    """slides for train, val and test"""
+    patches: int = 1000
+    """patches a slide"""
+    epochs: int = 20
+    """epochs of every run, at a constant rate; the best on validation slides is kept"""
+    rate: float = 1e-3
+    """learning rate"""
+    tokens: int = 32
+    """slots"""
+    bank: BankPlan = field(default_factory=BankPlan)
+    """the rendered patches"""
+    workers: int | None = None
+    """runs at a time (default: one a core)"""
+    draws: int = 1000
+    """bootstrap samples behind each interval"""
+    json: bool = False
+    """print the result as JSON"""
+
+    def run(self) -> int:
+        found = bench_slots(self)
+        text = markdown(found)
+        if self.results is not None:
+            write_result(self.results, "slots", found, text)
+        result(text, found, json_output=self.json)
+        return 0
+
+
+@dataclass(frozen=True, eq=False)
+class _Filled:
+    """One cohort of one seed. artefacts: slide_id, row; evidence: classes of its truth."""
+
+    folder: Path
+    features: Path
+    artefacts: pd.DataFrame
+    evidence: Sequence[int]
+
+
+def bench_slots(run: BenchSlots) -> dict[str, Any]:
+    """Everything the study measures, as plain JSON values."""
+    fillings: dict[str, Callable[[int], _Filled]] = {"phantom": lambda seed: _phantom(run, seed)}
+    found: dict[str, Any] = {}
+    for name, fill in fillings.items():
+        tables: dict[float, list[pd.DataFrame]] = {weight: [] for weight in run.weights}
+        usage: dict[float, list[SlotTable]] = {weight: [] for weight in run.weights}
+        for seed in run.seeds:
+            cohort = fill(seed)
+            _train(run, cohort, seed)
+            for weight in run.weights:
+                contender = _contender(run, weight)
+                tables[weight] += predictions_on_test(cohort.folder / "runs", contender.name, (seed,))
+                model = cohort.folder / "runs" / contender.name / f"seed{seed}" / "model"
+                usage[weight].append(_usage(run, model, cohort, tables[weight][-1]["slide_id"].tolist()))
+            say(f"{name}, seed {seed}: done")
+        found[name] = [_row(run, weight, tables, usage) for weight in run.weights]
+    return {
+        "circumstances": circumstances(_command(run)),
+        "settings": {
+            "seeds": list(run.seeds),
+            "slides": list(run.slides),
+            "patches": run.patches,
+            "fraction": run.fraction,
+            "artefacts": run.artefacts,
+            "epochs": run.epochs,
+            "rate": run.rate,
+            "tokens": run.tokens,
+            "claimed_share": _CLAIMED,
+        },
+        "fillings": found,
+    }
+
+
+def _command(run: BenchSlots) -> str:
+    lists = {"weights": run.weights, "seeds": run.seeds, "slides": run.slides}
+    words = [f"--{name} {' '.join(f'{value:g}' for value in values)}" for name, values in lists.items()]
+    words += [f"--{name} {getattr(run, name):g}" for name in ("fraction", "artefacts", "patches", "epochs", "rate")]
+    return f"abbe bench slots --out OUT {' '.join(words)}"
+
+
+def _contender(run: BenchSlots, weight: float) -> Contender:
+    return Contender("tcssa", run.tokens, "attention", (f"aux_weight={weight:g}",))
+
+
+def _phantom(run: BenchSlots, seed: int) -> _Filled:
+    plan = replace(run.bank, split=seed)
+    rows = bank(plan, run.out / f"bank-{seed}", workers=run.workers)
+    folder = run.out / f"phantom-{seed}"
+    write_needle_cohort(folder, NeedlePlan(run.fraction, run.slides, run.patches, seed), rows)
+    evidence = [number for number, name in enumerate(TISSUE_CLASSES) if name.startswith("tumour")]
+    return _strewn(run, folder, features_folder(folder, plan.encoder), evidence, seed, lambda: _spoiled(plan, seed))
+
+
+def _spoiled(plan: BankPlan, seed: int) -> ArtefactRows:
+    normal = replace(plan, normal=_ARTEFACTS, split=plan.split + _APART)
+    images: list[list[np.ndarray]] = [[] for _ in SPLITS]
+    for cls in range(len(TISSUE_CLASSES)):
+        if TISSUE_CLASSES[cls].startswith("tumour"):
+            continue
+        for site in range(plan.sites):
+            for setting in range(3):
+                cuts = np.cumsum(_ARTEFACTS)[:-1]
+                for split, part in enumerate(np.split(cell_patches(normal, cls, site, setting), cuts)):
+                    images[split] += list(part)
+    return artefact_rows(images, encoder=plan.encoder, seed=seed)
+
+
+def _strewn(
+    run: BenchSlots,
+    folder: Path,
+    features: Path,
+    evidence: Sequence[int],
+    seed: int,
+    make: Callable[[], ArtefactRows],
+) -> _Filled:
+    out = folder / "with-artefacts"
+    where = strew(folder, features, out, make, evidence=evidence, share=run.artefacts, seed=seed)
+    return _Filled(folder, out, where, evidence)
+
+
+def _train(run: BenchSlots, cohort: _Filled, seed: int) -> None:
+    train_all(
+        [_contender(run, weight) for weight in run.weights],
+        features=cohort.features,
+        labels=cohort.folder / "labels.csv",
+        out=cohort.folder / "runs",
+        recipe=Recipe(epochs=run.epochs, lr=run.rate, plateau_patience=run.epochs, early_stop=run.epochs),
+        seeds=(seed,),
+        workers=run.workers,
+        draws=run.draws,
+    )
+
+
+def _usage(run: BenchSlots, model_folder: Path, cohort: _Filled, slide_ids: Sequence[str]) -> SlotTable:
+    """Who went where on these slides, in their order."""
+    model = load(model_folder)
+    truth = pd.read_parquet(cohort.folder / "truth" / "patches.parquet")
+    classes = truth.groupby(truth["slide_id"].astype(str), sort=False)["class"]
+    spoiled = cohort.artefacts.groupby("slide_id")["row"]
+    slides = []
+    with progress("counting", len(slide_ids)) as bar:
+        for slide_id in slide_ids:
+            kind = np.where(np.isin(classes.get_group(slide_id).to_numpy(), cohort.evidence), EVIDENCE, OTHER)
+            kind[spoiled.get_group(slide_id).to_numpy()] = ARTEFACT
+            with torch.no_grad():
+                seen = condense_slide(model, read_bag(cohort.features / f"{slide_id}.h5"))
+            parts = (seen.index.numpy(), seen.weight.numpy(), seen.contribution.numpy())
+            slides.append(slide_slots(*parts, kind, run.tokens))
+            bar.advance(bar.task_ids[0])
+    return joined(slides)
+
+
+def _row(
+    run: BenchSlots,
+    weight: float,
+    tables: dict[float, list[pd.DataFrame]],
+    usage: dict[float, list[SlotTable]],
+) -> dict[str, Any]:
+    """The figures of one λ, with intervals over seeds and patients, and its distance in AUROC to the paper's λ."""
+    cases = [table["case_id"].astype(str).tolist() for table in tables[weight]]
+
+    def over(statistics: Sequence[Statistic]) -> Interval:
+        return nested_bootstrap(list(zip(cases, statistics, strict=True)), draws=run.draws)
+
+    row: dict[str, Any] = {"weight": weight}
+    row["auroc"] = over([statistic(table, "auroc") for table in tables[weight]]).as_dict()
+    for name, figure in USAGE.items():
+        row[name] = over([_of(figure, slots) for slots in usage[weight]]).as_dict()
+    row["seeds_over_claimed"] = sum(USAGE["top1_share"](t, np.arange(len(t.best))) > _CLAIMED for t in usage[weight])
+    return row
+
+
+def _of(figure: Callable[[SlotTable, np.ndarray], float], slots: SlotTable) -> Statistic:
+    return lambda rows: figure(slots, rows)
+
+
+_SAID = {
+    "auroc": "AUROC",
+    "top1_share": "best slot: patches of all",
+    "top1_share_of_a_slide": "the same within a slide",
+    "top2_membership": "top-2 members of one slot",
+    "mass_share": "heaviest slot: mass",
+    "dead_slots": "dead slots",
+    "evidence_purity": "purity of evidence",
+    "artefact_slots": "artefact slots",
+    "read_from_evidence": "read from evidence",
+    "read_from_artefacts": "read from artefacts",
+}
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The study as a page: a table a filling, a column a λ, and what becomes of the claim."""
+    settings = found["settings"]
+    parts = []
+    for name, rows in found["fillings"].items():
+        columns = [f"{name} [95 %]", *(f"λ = {row['weight']:g}" for row in rows)]
+        lines = [[said, *(_shown(row[key]) for row in rows)] for key, said in _SAID.items()]
+        over = [f"{row['seeds_over_claimed']} of {len(settings['seeds'])}" for row in rows]
+        lines.append([f"seeds with a slot over {100 * settings['claimed_share']:g} % of patches", *over])
+        n = rows[0]["auroc"]
+        seeds = len(settings["seeds"])
+        counted = f"{n['n']} test slides of {n['patients']} patients over {seeds} bank splits, one seed each."
+        parts.append(f"{table(columns, lines)}\n{counted}\n")
+    return f"""# Slots: what λ does to them
+
+{about(found["circumstances"])}
+TC-SSA, {settings["tokens"]} slots, attention pooling; needle of {100 * settings["fraction"]:g} %, artefacts
+{100 * settings["artefacts"]:g} %, about {settings["patches"]} patches a slide,
+{" / ".join(map(str, settings["slides"]))} slides train / val / test. {settings["epochs"]} epochs at
+{settings["rate"]:g}, the best on validation slides kept. Each seed has its own bank, cohort and initialisation;
+intervals resample seeds and, within them, patients.
+
+{"".join(parts)}
+Shares are of the patches of all test slides together. Purity of evidence: for a tumour patch, the share of tumour in
+its slot ({settings["fraction"]:g} if mixed evenly). Artefact slots: slots with at least 1 % of the patches, most of
+them artefacts. Read from: the share of the pooled vector that came through such patches
+(artefacts {settings["artefacts"]:g} if read evenly).
+"""
+
+
+def _shown(value: dict[str, Any]) -> str:
+    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"

@@ -1,0 +1,143 @@
+"""`abbe export tsne`: patch features of several cohorts in the plane, coloured by the slot that took them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
+
+from abbe.console import progress, result
+from abbe.errors import ConfigError, InputError
+from abbe.metrics.plots import png
+from abbe.models.classifier import Classifier
+from abbe.models.hub import load
+from abbe.store.bags import read_bag
+from abbe.store.commit import write_bytes
+from abbe.types import TokenBatch
+from abbe.view.overlay import token_colours
+
+_COMPONENTS = 50  # principal components that t-SNE starts from, as its authors advise for wide data
+_NAMED = 10  # slots named in the legend
+
+
+@dataclass(frozen=True)
+class ExportTsne:
+    """Draw the patches of one or several cohorts by t-SNE, each in the colour of the slot it mostly went to.
+
+    For a method that selects: kept patches in colour, dropped ones grey.
+
+    Example:
+      abbe export tsne cohort_a/features_texture cohort_b/features_texture --model run/model --out tsne.png
+
+    All cohorts share one embedding and one set of colours: a slot that means the same everywhere takes the same place.
+    """
+
+    features: tyro.conf.Positional[tuple[Path, ...]]
+    """folders of feature files, a panel each; or single feature files"""
+    model: str
+    """model folder or hub id"""
+    out: Path
+    """where the picture goes, a .png file"""
+    patches: int = 2000
+    """patches drawn of each cohort, the same number of every slide as far as it has them"""
+    seed: int = 0
+    """of the draw and the embedding"""
+    json: bool = False
+    """print the result as JSON"""
+
+    def run(self) -> int:
+        if not self.features:
+            raise ConfigError("give at least one folder of feature files")
+        if self.patches < 50:
+            raise ConfigError(f"--patches {self.patches}: t-SNE of fewer than 50 patches shows nothing")
+        model = load(self.model)
+        twice = len({place.name for place in self.features}) < len(self.features)
+        names = [str(place) if twice else place.stem for place in self.features]
+        samples = [
+            sample(model, place, self.patches, name=name, seed=self.seed)
+            for name, place in zip(names, self.features, strict=True)
+        ]
+        write_bytes(self.out, tsne_picture(samples, merges=model.condenser.merges, seed=self.seed), format="picture")
+        drawn = {one.name: {"slides": one.slides, "patches": len(one.slot)} for one in samples}
+        text = "\n".join(f"{name}: {n['patches']} patches of {n['slides']} slides" for name, n in drawn.items())
+        result(f"{text}\n{self.out}", {"out": str(self.out), "cohorts": drawn}, json_output=self.json)
+        return 0
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Patches drawn of one cohort. features: [n, D] as the model sees them; slot: [n], −1 where dropped."""
+
+    name: str
+    slides: int
+    features: np.ndarray
+    slot: np.ndarray
+
+
+def sample(model: Classifier, place: Path, patches: int, *, name: str, seed: int) -> Sample:
+    """About `patches` patches of the feature files in a folder (or of one file), evenly over the slides.
+
+    Raises InputError where there is no feature file, BagError for one that does not fit the model.
+    """
+    files = sorted(place.glob("*.h5")) if place.is_dir() else [place]
+    if not files:
+        raise InputError(f"{place}: no feature files (*.h5) in this folder")
+    rng = np.random.default_rng(seed)
+    if len(files) > patches:
+        files = [files[row] for row in np.sort(rng.choice(len(files), patches, replace=False))]
+    each = -(-patches // len(files))
+    rows, slots = [], []
+    with progress(f"condensing {name}", len(files)) as bar, torch.no_grad():
+        for file in files:
+            bag = read_bag(file)
+            batch = model.scaler(TokenBatch.pack([bag]))
+            chosen = np.sort(rng.choice(len(bag), min(each, len(bag)), replace=False))
+            rows.append(batch.features[chosen].numpy())
+            slots.append(model.condenser(batch).assignment.main[chosen].numpy())
+            bar.advance(bar.task_ids[0])
+    return Sample(name, len(files), np.concatenate(rows)[:patches], np.concatenate(slots)[:patches])
+
+
+def tsne_picture(samples: Sequence[Sample], *, merges: bool, seed: int) -> bytes:
+    """PNG: a panel a cohort in one embedding (t-SNE, van der Maaten & Hinton 2008; scikit-learn's)."""
+    features = np.concatenate([one.features for one in samples])
+    slot = np.concatenate([one.slot for one in samples])
+    cohort = np.repeat(np.arange(len(samples)), [len(one.slot) for one in samples])
+    if not merges:
+        slot = np.where(slot >= 0, 0, -1)
+    parts = min(_COMPONENTS, *features.shape)
+    with threadpool_limits(limits=1):  # the same picture whatever the number of cores
+        reduced = PCA(parts, random_state=seed).fit_transform(features)
+        perplexity = min(30.0, (len(reduced) - 1) / 3)
+        place = TSNE(perplexity=perplexity, init="pca", random_state=seed, n_jobs=1).fit_transform(reduced)
+    used, counts = np.unique(slot[slot >= 0], return_counts=True)
+    order = used[np.argsort(-counts, kind="stable")]
+    colours = np.full((int(slot.max(initial=0)) + 2, 3), 0.75)  # the last row, which −1 takes, is grey
+    colours[order] = token_colours(len(order))
+    figure = Figure(figsize=(4.6 * len(samples) + 1.6, 4.6), dpi=110, layout="constrained")
+    panels = figure.subplots(1, len(samples), squeeze=False, sharex=True, sharey=True)[0]
+    for number, (axes, one) in enumerate(zip(panels, samples, strict=True)):
+        axes.scatter(*place[cohort != number].T, s=2, color="0.93", linewidths=0)  # the others, for orientation
+        here = cohort == number
+        axes.scatter(*place[here].T, s=5, c=colours[slot[here]], linewidths=0)
+        axes.set_title(f"{one.name}: {here.sum()} patches of {one.slides} slides", fontsize=9)
+        axes.set_xticks([])
+        axes.set_yticks([])
+    share = {int(k): counts[used == k][0] / len(slot) for k in order}
+    names = [f"slot {k}, {share[int(k)]:.0%}" if merges else f"kept, {share[int(k)]:.0%}" for k in order[:_NAMED]]
+    handles = [Patch(color=colours[k], label=name) for k, name in zip(order, names, strict=False)]
+    if len(order) > _NAMED:
+        handles.append(Patch(color="none", label=f"and {len(order) - _NAMED} more"))
+    if (slot < 0).any():
+        handles.append(Patch(color=colours[-1], label=f"dropped, {(slot < 0).mean():.0%}"))
+    figure.legend(handles=handles, loc="outside right center", fontsize=7, frameon=False)
+    return png(figure)
