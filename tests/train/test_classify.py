@@ -54,6 +54,17 @@ def test_a_model_is_learned_written_and_loaded(tmp_path: Path, cohort: tuple[Pat
     assert {"loss", "task", "switch", "val_largest_share"} <= set(history)
 
 
+def test_a_splits_file_decides_the_sides_and_slides_in_none_are_listed(tmp_path: Path, cohort: tuple[Path, Path]) -> None:
+    sides = {"train": [f"s{n:02d}" for n in range(14)], "val": ["s14", "s15", "s16", "s17"], "test": ["s20", "s21"]}
+    splits = tmp_path / "splits_0.csv"
+    pd.DataFrame({side: pd.Series(slides) for side, slides in sides.items()}).to_csv(splits)
+    report = train_classifier(run_in(tmp_path / "run", cohort, splits=splits))
+    assert report["slides"] == {"train": 14, "val": 4, "test": 2}
+    assert sorted(report["outside_splits"]) == ["s18", "s19", "s22", "s23"]
+    used = pd.read_csv(tmp_path / "run" / "splits.csv").groupby("split")["slide_id"].apply(list)
+    assert used.to_dict() == sides
+
+
 def test_evaluation_of_the_saved_model_gives_the_same_figures(tmp_path: Path, cohort: tuple[Path, Path]) -> None:
     run = run_in(tmp_path / "run", cohort)
     report = train_classifier(run)

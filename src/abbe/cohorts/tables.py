@@ -2,49 +2,106 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
 
-from abbe.errors import TableError, nearest
+from abbe.cohorts.textfiles import Csv, read_csv
+from abbe.errors import TableError
 
 SPLITS = ("train", "val", "test")
 
 
-def read_labels(path: str | Path, *, label: str = "label", require_split: bool = False) -> pd.DataFrame:
+def read_labels(
+    path: str | Path, *, label: str = "label", require_split: bool = False, splits: str | Path | None = None
+) -> pd.DataFrame:
     """A labels table (CLAM's case_id, slide_id, label; further columns kept) with every value a string.
 
     label: the column that holds the label.   require_split: a column `split` of train | val | test must be there.
+    splits: CLAM's splits_k.csv (columns train, val, test of slides), which supplies the column `split`. Slides of the
+    table that are in none of its columns are left out, and listed in the result's `attrs["outside_splits"]`.
 
-    Raises TableError naming file, line and value: a missing column or value, a slide listed twice, a split that is not
-    one of SPLITS, a patient in two splits.
+    Raises TableError naming file, line and value: what is no table (see read_csv), a missing column or value, a slide
+    listed twice, a split that is not one of SPLITS, a patient in two splits, a slide of `splits` unknown here.
     """
-    path = Path(path)
-    try:
-        # Strings throughout, so that "001" stays "001"; utf-8-sig, because spreadsheets write a byte-order mark.
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise TableError(f"{path}: no such file") from error
-    except (ValueError, UnicodeDecodeError) as error:
-        raise TableError(f"{path}: cannot be read as a csv table ({error})") from error
-    table.columns = [str(column).strip() for column in table.columns]
-    needed = ["slide_id", "case_id", label] + (["split"] if require_split else [])
-    for column in needed:
-        if column not in table:
-            raise TableError(f"{path}: no column {column!r}. {nearest(column, map(str, table.columns))}")
-        table[column] = table[column].str.strip()
-        empty = table.index[table[column] == ""]
-        if len(empty):
-            raise TableError(f"{path}, line {_line(empty[0])}: column {column!r} is empty")
-    twice = table.index[table["slide_id"].duplicated()]
-    if len(twice):
-        raise TableError(
-            f"{path}, line {_line(twice[0])}: slide {table['slide_id'][twice[0]]!r} is listed a second time"
-        )
-    if "split" in table:
-        _check_splits(path, table)
+    table = read_csv(path)
+    own_split = "split" in table.columns
+    if splits is not None and own_split:
+        raise TableError(f"{path}: has a column 'split' of its own; remove it, or leave out the splits file {splits}")
+    table.filled(["slide_id", "case_id", label, *(["split"] if require_split and splits is None else [])])
+    table.unique("slide_id", "slide")
+    if splits is not None:
+        return _with_splits(table, Path(splits))
+    if own_split:
+        _check_splits(table)
+    return _frame(table)
+
+
+def read_clam_splits(path: str | Path) -> dict[str, str]:
+    """CLAM's splits_k.csv as {slide_id: split}. Columns may be of different lengths: empty places hold no slide.
+
+    Raises TableError naming file and line of a slide in two columns or twice in one, and for the tables of other
+    content that CLAM writes beside it (splits_k_bool.csv, splits_k_descriptor.csv).
+    """
+    return {slide: split for slide, split, _ in _clam_splits(Path(path))[1]}
+
+
+def read_split_tables(train: str | Path, val: str | Path, test: str | Path, *, label: str = "label") -> pd.DataFrame:
+    """Three labels tables, one a split (TCGA-OT, EBRAINS), as one with the column `split`.
+
+    Raises TableError as read_labels does, for a slide or patient that is in two of the files, and where the columns
+    of two files differ.
+    """
+    tables = {split: read_csv(path) for split, path in zip(SPLITS, (train, val, test), strict=True)}
+    slides: dict[str, str] = {}
+    cases: dict[str, str] = {}
+    first = tables["train"]
+    for split, table in tables.items():
+        if set(table.columns) != set(first.columns):
+            odd = sorted(set(table.columns) ^ set(first.columns))
+            raise TableError(f"{table.path}: columns differ from those of {first.path}: {odd} are in one of them only")
+        if "split" in table.columns:
+            raise TableError(f"{table.path}: has a column 'split' of its own; give one table to read_labels instead")
+        table.filled(["slide_id", "case_id", label])
+        table.unique("slide_id", "slide")
+        for index, row in enumerate(table.rows):
+            if row["slide_id"] in slides:
+                table.refuse(
+                    index, f"slide {row['slide_id']!r} is listed a second time, first for {slides[row['slide_id']]!r}"
+                )
+            slides[row["slide_id"]] = split
+            _one_side(cases, row["case_id"], split, f"{table.path}, line {table.lines[index]}")
+    return pd.concat([_frame(table).assign(split=split) for split, table in tables.items()], ignore_index=True)
+
+
+def read_stamp_tables(clini: str | Path, slides: str | Path, *, label: str) -> pd.DataFrame:
+    """STAMP's clini_table (PATIENT and the label) and slide_table (PATIENT, FILENAME) as slide_id, case_id and label.
+
+    FILENAME is the feature file, from which folders and the ending .h5 are dropped. Further columns of the clini
+    table are kept. Patients without a slide are left out and listed in the result's `attrs["without_slides"]`.
+
+    Raises TableError naming file and line of a patient or file listed twice, an empty value, and a slide whose patient
+    is not in the clini table.
+    """
+    patients, files = read_csv(clini), read_csv(slides)
+    patients.filled(["PATIENT", label])
+    files.filled(["PATIENT", "FILENAME"])
+    patients.unique("PATIENT", "patient")
+    by_patient = {row["PATIENT"]: row for row in patients.rows}
+    for row in files.rows:
+        row["slide_id"] = PurePosixPath(row["FILENAME"].replace("\\", "/")).name.removesuffix(".h5")
+    files.unique("slide_id", "slide")
+    joined = []
+    for index, row in enumerate(files.rows):
+        if row["PATIENT"] not in by_patient:
+            files.refuse(index, f"patient {row['PATIENT']!r} is not in {clini}; add the patient or remove the slide")
+        clinical = {key: value for key, value in by_patient[row["PATIENT"]].items() if key != "PATIENT"}
+        joined.append({"slide_id": row["slide_id"], "case_id": row["PATIENT"], **clinical})
+    table = pd.DataFrame(joined)
+    seen = {row["PATIENT"] for row in files.rows}
+    table.attrs["without_slides"] = [patient for patient in by_patient if patient not in seen]
     return table
 
 
@@ -73,21 +130,70 @@ def split_patients(
     return table.assign(split=table["case_id"].map(side))
 
 
-def _check_splits(path: Path, table: pd.DataFrame) -> None:
-    table["split"] = table["split"].str.strip()
-    wrong = table.index[~table["split"].isin(SPLITS)]
-    if len(wrong):
-        value = table["split"][wrong[0]]
-        raise TableError(f"{path}, line {_line(wrong[0])}: split is {value!r}; expected one of {', '.join(SPLITS)}")
-    first = table.groupby("case_id")["split"].transform("first")
-    torn = table.index[table["split"] != first]
-    if len(torn):
-        row = torn[0]
+def _frame(table: Csv) -> pd.DataFrame:
+    return pd.DataFrame(table.rows, columns=list(table.columns), dtype=str)
+
+
+def _check_splits(table: Csv) -> None:
+    cases: dict[str, str] = {}
+    for index, row in enumerate(table.rows):
+        row["split"] = row["split"].strip()
+        if row["split"] not in SPLITS:
+            table.refuse(index, f"split is {row['split']!r}; expected one of {', '.join(SPLITS)}")
+        _one_side(cases, row["case_id"], row["split"], f"{table.path}, line {table.lines[index]}")
+
+
+def _one_side(cases: dict[str, str], case: str, split: str, where: str) -> None:
+    before = cases.setdefault(case, split)
+    if before != split:
+        raise TableError(f"{where}: patient {case!r} is in {before!r} and in {split!r}; a patient belongs to one split")
+
+
+def _with_splits(table: Csv, path: Path) -> pd.DataFrame:
+    by_slide = {row["slide_id"]: row for row in table.rows}
+    cases: dict[str, str] = {}
+    file, entries = _clam_splits(path)
+    for slide, split, index in entries:
+        if slide not in by_slide:
+            file.refuse(index, f"slide {slide!r} of column {split!r} is not in {table.path}")
+        where = f"{path}, line {file.lines[index]} (slide {slide!r})"
+        _one_side(cases, by_slide[slide]["case_id"], split, where)
+    sides = {slide: split for slide, split, _ in entries}
+    frame = _frame(table)
+    frame["split"] = frame["slide_id"].map(sides)
+    inside = frame["split"].notna()
+    result = frame[inside].reset_index(drop=True)
+    result.attrs["outside_splits"] = frame.loc[~inside, "slide_id"].tolist()
+    return result
+
+
+def _clam_splits(path: Path) -> tuple[Csv, list[tuple[str, str, int]]]:
+    """The file and its (slide, split, row), row by row."""
+    table = read_csv(path)
+    table.need(SPLITS)
+    entries = list(_entries(table))
+    if {slide for slide, _, _ in entries} <= {"True", "False"}:
         raise TableError(
-            f"{path}, line {_line(row)}: patient {table['case_id'][row]!r} is in {first[row]!r} and in "
-            f"{table['split'][row]!r}; a patient belongs to one split"
+            f"{path}: holds True and False, as splits_k_bool.csv does; give splits_k.csv, which has slides"
         )
+    other = [column for column in table.columns if column not in SPLITS]
+    if (
+        other
+        and all(slide.isdigit() for slide, _, _ in entries)
+        and not all(row[other[0]].isdigit() for row in table.rows)
+    ):
+        raise TableError(f"{path}: holds counts, as splits_k_descriptor.csv does; give splits_k.csv, which has slides")
+    before: dict[str, str] = {}
+    for slide, split, index in entries:
+        if slide in before:
+            twice = "twice" if before[slide] == split else f"in {before[slide]!r} and"
+            table.refuse(index, f"slide {slide!r} is {twice} in {split!r}; a slide belongs to one split")
+        before[slide] = split
+    return table, entries
 
 
-def _line(row: int) -> int:
-    return int(row) + 2  # the header is line 1
+def _entries(table: Csv) -> Iterable[tuple[str, str, int]]:
+    for index, row in enumerate(table.rows):
+        for split in SPLITS:
+            if slide := row[split].strip():
+                yield slide, split, index

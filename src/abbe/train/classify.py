@@ -45,6 +45,8 @@ class TrainClassify:
     """csv with slide_id, case_id, a label column, and optionally split (train | val | test)"""
     out: Path
     """folder of this run"""
+    splits: Path | None = None
+    """CLAM's splits_k.csv, where the labels have no column split"""
     label: str = "label"
     """column of the labels table to learn"""
     condenser: str = "tcssa"
@@ -131,7 +133,7 @@ def train_classifier(run: TrainClassify) -> dict[str, Any]:
     if not processes.is_main_process:
         processes.wait_for_everyone()
         return {}
-    report = _evaluate(run, model, cohort, history)
+    report = _evaluate(run, model, table, cohort, history)
     commit.write_text(run.out / "history.csv", pd.DataFrame(history).to_csv(index=False), format="history")
     save_pretrained(model, run.out / "model", card=model_card(model, report))
     # Written last: a run with a result is a run that is whole.
@@ -152,7 +154,7 @@ def classify_loss(model: nn.Module, batch: Labelled) -> Step:
 
 def load_cohort(run: TrainClassify) -> tuple[pd.DataFrame, Cohort]:
     """(labels with a split, the slides that can be used). Raises TableError where a split would be empty."""
-    table = read_labels(run.labels, label=run.label)
+    table = read_labels(run.labels, label=run.label, splits=run.splits)
     if "split" not in table:
         table = split_patients(table, label=run.label, seed=run.split_seed)
     cohort = gather(table, run.features, label=run.label, allow_missing=run.allow_missing)
@@ -213,7 +215,9 @@ prediction = model(abbe.TokenBatch.pack([abbe.read_bag("slide.h5")]))
 """
 
 
-def _evaluate(run: TrainClassify, model: Classifier, cohort: Cohort, history: list[dict[str, float]]) -> dict[str, Any]:
+def _evaluate(
+    run: TrainClassify, model: Classifier, table: pd.DataFrame, cohort: Cohort, history: list[dict[str, float]]
+) -> dict[str, Any]:
     tables = {split: predict(model, cohort.splits[split], split=split) for split in ("val", "test")}
     write_predictions(run.out / "predictions.parquet", pd.concat(tables.values(), ignore_index=True))
     return {
@@ -225,10 +229,12 @@ def _evaluate(run: TrainClassify, model: Classifier, cohort: Cohort, history: li
         "slides": {split: len(items) for split, items in cohort.splits.items()},
         "patients": {split: _patients(items) for split, items in cohort.splits.items()},
         "left_out": cohort.left_out,
+        "outside_splits": table.attrs.get("outside_splits", []),
         "epochs": len(history),
         "best_val_task": min(row["val_task"] for row in history),
         "figures": {split: summary(figures(table, draws=run.draws)) for split, table in tables.items()},
         "labels_sha256": commit.file_sha256(run.labels),
+        "splits_sha256": commit.file_sha256(run.splits) if run.splits else None,
         "predictions_sha256": commit.file_sha256(run.out / "predictions.parquet"),
     }
 

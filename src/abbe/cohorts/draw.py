@@ -1,0 +1,24 @@
+"""Draws keyed by words, not by a running generator: the same in any order, process or library version."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def number(*key: object) -> int:
+    """A number in [0, 2**256) that depends on the key alone."""
+    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest())
+
+
+def pick(items: Sequence[T], *key: object) -> T:
+    """One of the items."""
+    return items[number(*key) % len(items)]
+
+
+def shuffled(items: Iterable[T], *key: object) -> list[T]:
+    """The items, which must differ in their `repr`, in another order."""
+    return sorted(items, key=lambda item: number(*key, item))
