@@ -8,12 +8,13 @@ OUT ?= demo
 # Tests run one process a core; more threads in each would only fight.
 WORKERS ?= auto
 
-.PHONY: demo test check bench clean help
+.PHONY: demo test check bench kills clean help
 
 help:
 	@echo "make demo   the tour on rendered slides; ends with $(OUT)/report.html"
 	@echo "make test   every test"
 	@echo "make check  format, lint, types, layers and the fast tests"
+	@echo "make kills  encode killed 50 times at random and resumed (about 5 minutes)"
 	@echo "make bench  the benchmarks behind benchmarks/results (about an hour on two cores)"
 
 $(INSTALLED): pyproject.toml
@@ -37,6 +38,9 @@ check: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/abbe bench texture --results benchmarks/results
 	$(BIN)/abbe bench needle --out out/bench-needle --results benchmarks/results
+
+kills: $(INSTALLED)
+	ABBE_KILLS=50 $(BIN)/python -m pytest tests/slides/test_killed.py -s
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

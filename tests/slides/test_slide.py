@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +15,18 @@ import numpy.typing as npt
 import openslide
 import pytest
 import tifffile
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 from PIL import Image
 
-from abbe import cli
 from abbe.cohorts.layout import Layout
 from abbe.cohorts.phantom_slides import write_phantom_slide
 from abbe.cohorts.tissue import GLASS, site_stain
-from abbe.errors import InputError, SlideError
+from abbe.errors import SlideError
 from abbe.slides import encode, reader, slide
 from abbe.slides.encode import encode_slides
 from abbe.slides.slide import read_regions, read_slide, read_thumbnail
-from abbe.slides.tiling import tissue_share
-from abbe.store.bags import read_bag, write_bag
+from abbe.store.bags import read_bag
 from abbe.store.commit import is_done
 from abbe.store.outcomes import exit_code
-from builders import make_bag
 
 FEATURES = "20x_256px_0px_overlap/features_texture"
 TILES = {"target_mpp": 0.5, "patch_size": 64, "overlap": 0, "override_mpp": None, "batch": 7}
@@ -98,10 +91,6 @@ def test_regions_are_those_of_openslide(phantom: Path, size: int, level: int) ->
     assert found[0].std() > 5  # there is something to see
 
 
-def test_no_regions_are_no_error(phantom: Path) -> None:
-    assert read_regions(phantom, np.zeros((0, 2)), 256, side=64).shape == (0, 64, 64, 3)
-
-
 def test_regions_between_levels_are_scaled_down_from_the_finer_one(phantom: Path) -> None:
     (found,) = read_regions(phantom, np.array([(256, 256)]), 512, side=256)
     whole = direct(phantom, (256, 256), 0, 512).astype(float)
@@ -111,7 +100,7 @@ def test_regions_between_levels_are_scaled_down_from_the_finer_one(phantom: Path
     assert error < 0.7 * np.abs(np.roll(found, 1, 0) - means).mean()  # not a pixel off
 
 
-@pytest.mark.parametrize("side", [320, 80])
+@pytest.mark.parametrize("side", [80])
 def test_thumbnails_are_means_of_what_openslide_reads(phantom: Path, side: int) -> None:
     pixels, downsample = read_thumbnail(phantom, side=side)
     assert pixels.shape == (side * 4 // 5, side, 3)
@@ -120,30 +109,6 @@ def test_thumbnails_are_means_of_what_openslide_reads(phantom: Path, side: int) 
         level = handle.get_best_level_for_downsample(1280 / side)
         image = handle.read_region((0, 0), level, handle.level_dimensions[level]).convert("RGB")
     assert np.array_equal(pixels, np.asarray(image))
-
-
-@pytest.mark.parametrize("side", [320, 160, 80])
-def test_a_thumbnail_does_not_depend_on_its_blocks(phantom: Path, side: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def pixels() -> bytes:
-        sent: list[bytes] = []
-        reader.thumbnail(lambda _, payload=b"", **__: sent.append(payload), path=str(phantom), side=side)
-        return sent[0]
-
-    whole = pixels()
-    monkeypatch.setattr(reader, "_BLOCK", 48)
-    assert pixels() == whole
-
-
-def test_a_thumbnail_of_the_real_slide(data: Path) -> None:
-    path = data / "slides/cmu-1-small-region.svs"
-    pixels, downsample = read_thumbnail(path, side=500)
-    assert np.abs(np.array(pixels.shape[1::-1]) * downsample - (2220, 2967)).max() <= downsample
-    factor = round(downsample)
-    assert factor == downsample == 6
-    with openslide.OpenSlide(path) as handle:
-        whole = np.asarray(handle.read_region((0, 0), 0, (2220, 2964)).convert("RGB"))
-    means = whole.reshape(494, factor, 370, factor, 3).mean((1, 3))
-    assert np.abs(pixels[:494] - means).max() <= 1
 
 
 def test_what_lies_outside_the_slide_is_white(phantom: Path) -> None:
@@ -218,16 +183,6 @@ def test_a_tile_overwritten_with_zeros_fails_at_reading(tmp_path: Path) -> None:
     assert not list((tmp_path / "out").rglob("*.h5*"))
 
 
-def test_a_reader_killed_at_work_is_told_by_its_signal(phantom: Path, children: list[subprocess.Popen[bytes]]) -> None:
-    with read_slide("tiles", phantom, **TILES) as frames:
-        assert next(frames).kind == "plan"
-        assert children[0].poll() is None  # it waits: the pipe holds less than the patches
-        os.killpg(children[0].pid, signal.SIGKILL)
-        with pytest.raises(SlideError, match=r"read: the reader process died of SIGKILL"):
-            list(frames)
-    assert children[0].returncode == -signal.SIGKILL
-
-
 def test_a_killed_reader_is_one_slide_s_failure(
     tmp_path: Path, phantom: Path, monkeypatch: pytest.MonkeyPatch, children: list[subprocess.Popen[bytes]]
 ) -> None:
@@ -243,10 +198,9 @@ def test_a_killed_reader_is_one_slide_s_failure(
                 os.killpg(children[0].pid, signal.SIGKILL)
             return texture(patches)
 
-    monkeypatch.setattr(encode, "create_patch_encoder", lambda _: Killer())
-    monkeypatch.setattr(encode, "_BATCH", 1)
+    monkeypatch.setattr(encode, "create_patch_encoder", lambda *_, **__: Killer())
     good = write_tiff(tmp_path / "good.tiff", stained())
-    first, second = encode_slides([phantom, good], tmp_path / "out", workers=1)
+    first, second = encode_slides([phantom, good], tmp_path / "out", workers=1, batch_size=1)
     assert (first.outcome, first.stage, second.outcome) == ("failed", "read", "done")
     assert "SIGKILL" in first.reason
     assert [path.name for path in (tmp_path / "out" / FEATURES).glob("*.h5")] == ["good.h5"]
@@ -264,17 +218,6 @@ def test_no_child_outlives_the_time_limit(
     for child in children:
         with pytest.raises(ProcessLookupError):
             os.killpg(child.pid, 0)
-
-
-def test_an_error_of_the_caller_leaves_no_child(phantom: Path, children: list[subprocess.Popen[bytes]]) -> None:
-    def fail() -> None:
-        with read_slide("tiles", phantom, **TILES) as frames:
-            next(frames)
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        fail()
-    assert children[0].returncode == -signal.SIGKILL
 
 
 def test_a_reader_that_hangs_leaves_with_its_killed_parent(phantom: Path, tmp_path: Path) -> None:
@@ -311,176 +254,3 @@ def test_an_unknown_job_and_a_missing_option_are_told(phantom: Path) -> None:
     for job, why in (("bogus", "KeyError: 'bogus'"), ("thumbnail", "TypeError: .*'side'")):
         with read_slide(job, phantom) as frames, pytest.raises(SlideError, match=rf"read: .* exit code 1: {why}"):
             list(frames)
-
-
-# A second run.
-
-
-def test_a_second_run_starts_no_process_and_touches_no_file(
-    tmp_path: Path, children: list[subprocess.Popen[bytes]]
-) -> None:
-    slides = [write_tiff(tmp_path / "a.tiff", stained()), write_tiff(tmp_path / "none.tiff", stained()[:, 300:])]
-    first = encode_slides(slides, tmp_path / "out")
-    assert [o.outcome for o in first] == ["done", "empty"]
-    assert len(children) == 2
-    job = tmp_path / "out" / FEATURES.split("/", maxsplit=1)[0]
-    before = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in job.rglob("*")}
-    again = encode_slides(slides, tmp_path / "out")
-    assert [(o.outcome, o.stage, o.reason, o.patches) for o in again] == [
-        (o.outcome, o.stage, o.reason, o.patches) for o in first
-    ]
-    assert len(children) == 2
-    assert {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in job.rglob("*")} == before
-
-
-def test_files_and_sidecars_are_the_same_bytes_whatever_out_and_workers(tmp_path: Path) -> None:
-    slides = [
-        write_tiff(tmp_path / "a.tiff", stained()),
-        write_tiff(tmp_path / "b.tiff", stained(820)),
-        write_tiff(tmp_path / "c.tiff", stained()[:, 300:]),
-    ]
-    for out, workers in (("one", 1), ("the other/deeper", 3)):
-        encode_slides(slides, tmp_path / out, workers=workers)
-    job = FEATURES.split("/", maxsplit=1)[0]
-    one, other = tmp_path / "one" / job, tmp_path / "the other/deeper" / job
-    names = sorted(str(path.relative_to(one)) for path in one.rglob("*") if path.is_file())
-    assert len(names) == 2 * (2 + 3)  # features of two slides, patches of three, each with its sidecar
-    assert names == sorted(str(path.relative_to(other)) for path in other.rglob("*") if path.is_file())
-    for name in names:
-        assert (one / name).read_bytes() == (other / name).read_bytes(), name
-
-
-# Names, folders and exit codes.
-
-
-def test_odd_things_in_a_folder_do_not_stop_the_run(tmp_path: Path) -> None:
-    folder = tmp_path / "slides"
-    (folder / "x.svs").mkdir(parents=True)
-    for name in (
-        "-out.tiff",
-        "--help.tiff",
-        "tab\tand space.tiff",
-        "line\nbreak.tiff",
-        "präparat 病理.tiff",
-        "%s.tiff",
-    ):
-        write_tiff(folder / name, stained())
-    write_tiff(folder / "x.svs" / "inside.tiff", stained())
-    os.mkfifo(folder / "fifo.svs")  # opening it would wait for ever
-    (folder / "loop.svs").symlink_to(folder / "loop.svs")
-    (folder / "up").symlink_to(tmp_path)
-    (folder / "text.svs").write_text("no slide at all")
-    (folder / "nothing.svs").touch()
-    outcomes = {o.slide_id: o for o in encode_slides([folder], tmp_path / "out")}
-    assert {name for name, o in outcomes.items() if o.outcome == "done"} == {
-        "-out", "--help", "tab\tand space", "line\nbreak", "präparat 病理", "%s", "inside",
-    }  # fmt: skip
-    for name in ("text", "nothing"):
-        assert (outcomes[name].outcome, outcomes[name].stage) == ("failed", "open")
-    for name, outcome in outcomes.items():
-        assert (tmp_path / "out" / FEATURES / f"{name}.h5").exists() == (outcome.outcome == "done")
-
-
-def test_slides_of_one_stem_each_get_their_file(tmp_path: Path) -> None:
-    for name, pixels in (("a", stained()), ("b", stained(820))):
-        (tmp_path / "slides" / name).mkdir(parents=True)
-        write_tiff(tmp_path / "slides" / name / "s.tiff", pixels)
-    outcomes = encode_slides([tmp_path / "slides"], tmp_path / "out")
-    assert [(o.slide_id, o.patches) for o in outcomes] == [("a__s.tiff", 2), ("b__s.tiff", 3)]
-    for outcome in outcomes:
-        bag = read_bag(tmp_path / "out" / FEATURES / f"{outcome.slide_id}.h5")
-        assert (bag.slide_id, len(bag.features)) == (outcome.slide_id, outcome.patches)
-
-
-def test_a_name_too_long_for_the_disk_is_a_row(tmp_path: Path) -> None:
-    path = write_tiff(tmp_path / "short.tiff", stained()).rename(tmp_path / ("n" * 250 + ".tif"))
-    (outcome,) = encode_slides([path], tmp_path / "out")
-    assert outcome.outcome == "failed"
-    assert "File name too long" in outcome.reason
-
-
-def test_an_out_folder_whose_name_is_no_utf_8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path, out = write_tiff(tmp_path / "a.tiff", stained()), tmp_path / os.fsdecode(b"caf\xe9")
-    assert cli.run(["encode", str(path), "--out", str(out)]) == 0
-    capsys.readouterr().out.encode()
-    assert cli.run(["encode", str(path), "--out", str(out), "--override-mpp=0.51"]) == 1  # refused, by name
-    assert r"caf\xe9" in capsys.readouterr().out
-
-
-def test_a_feature_file_by_another_verb_is_named_as_such(tmp_path: Path) -> None:
-    path, there = write_tiff(tmp_path / "a.tiff", stained()), tmp_path / "out" / FEATURES / "a.h5"
-    write_bag(there, make_bag(3, slide_id="a"))
-    (outcome,) = encode_slides([path], tmp_path / "out")
-    assert (outcome.stage, is_done(there)) == ("resume", True)
-    assert "something other than `abbe encode`" in outcome.reason
-
-
-def test_a_fifo_given_by_name_is_refused_and_not_opened(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "fifo.svs")
-    with pytest.raises(InputError, match=r"fifo\.svs"):
-        encode_slides([tmp_path / "fifo.svs"], tmp_path / "out")
-
-
-def test_exit_codes_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    good, empty = write_tiff(tmp_path / "a.tiff", stained()), write_tiff(tmp_path / "e.tiff", stained()[:, 300:])
-    bad = tmp_path / "bad.svs"
-    bad.write_bytes(b"II*\0" + bytes(100))
-    out = ["--out", str(tmp_path / "out")]
-    assert cli.run(["encode", str(good), str(empty), *out]) == 0
-    assert "1 done, 1 empty; 2 patches" in capsys.readouterr().out
-    assert cli.run(["encode", str(good), str(bad), *out]) == 1
-    assert f"{bad}: failed at open: not a slide" in capsys.readouterr().out
-    for wrong, why in (
-        ([str(tmp_path / "gone.svs")], "gone.svs: no such slide"),
-        ([str(good), "--overlap=300"], "--overlap is 300"),
-        ([str(good), "--override-mpp=nan"], "--override-mpp is nan"),
-    ):
-        assert cli.run(["encode", *wrong, *out]) == 2
-        assert why in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("resolution", "why"),
-    [
-        ({"resolution": (0, 0), "resolutionunit": "CENTIMETER"}, "--override-mpp"),
-        ({"resolution": (72, 72), "resolutionunit": "INCH"}, r"352\.778 µm a pixel, outside .*--override-mpp"),
-        ({"resolution": (20000, 10000), "resolutionunit": "CENTIMETER"}, r"not square \(0\.5 × 1 µm\).*--override-mpp"),
-        ({"resolution": (5000, 5000), "resolutionunit": "CENTIMETER"}, r"has 2 µm a pixel, coarser than 0\.5.*--mpp 2"),
-        ({"resolution": (1, 1), "resolutionunit": "NONE"}, r"does not say .*--override-mpp"),
-    ],
-)
-def test_the_resolution_in_a_file_is_checked(tmp_path: Path, resolution: dict[str, Any], why: str) -> None:
-    path = write_tiff(tmp_path / "a.tiff", stained(), **resolution)
-    sent: list[Callable[..., None]] = []
-    with pytest.raises(SlideError, match=f"geometry: .*{why}"):
-        reader.tiles(lambda *args, **_: sent.append(args), path=str(path), **TILES)  # type: ignore[arg-type]
-    assert not sent
-
-
-# Tiling against a count by hand.
-
-
-@hypothesis_settings(max_examples=150, deadline=None)
-@given(
-    shape=st.tuples(st.integers(1, 30), st.integers(1, 30)),
-    seed=st.integers(0, 1000),
-    downsample=st.sampled_from([1.0, 7.5, 16.0, 31.9]),
-    size=st.floats(1.0, 400.0),
-    corners=st.lists(st.tuples(st.integers(0, 900), st.integers(0, 900)), min_size=1, max_size=5),
-)
-def test_tissue_share_is_a_count_of_the_mask_pixels_touched(
-    shape: tuple[int, int], seed: int, downsample: float, size: float, corners: list[tuple[int, int]]
-) -> None:
-    mask = np.random.default_rng(seed).random(shape) < 0.5
-    expected = []
-    for x, y in corners:
-        touched = [
-            mask[row, column]
-            for row in range(shape[0])
-            for column in range(shape[1])
-            if row * downsample < y + size and (row + 1) * downsample > y
-            if column * downsample < x + size and (column + 1) * downsample > x
-        ]
-        expected.append(sum(touched) / max(len(touched), 1))
-    found = tissue_share(np.array(corners), size, mask, downsample)
-    assert found == pytest.approx(expected, abs=1e-12)

@@ -82,13 +82,6 @@ def test_patches_lie_inside_and_apart(size, mpp, overlap):
         assert (np.abs(steps - tiles.stride_level0) <= 1).all()
 
 
-def test_tissue_share_is_the_mean_of_the_mask():
-    mask = np.random.default_rng(0).random((50, 40)) < 0.5
-    coords = np.array([[0, 0], [160, 320], [400, 560]])
-    expected = [mask[y // 16 : y // 16 + 10, x // 16 : x // 16 + 10].mean() for x, y in coords.tolist()]
-    assert tissue_share(coords, 160, mask, 16.0) == pytest.approx(expected)
-
-
 @pytest.mark.parametrize(
     ("x", "y", "override", "mpp"),
     [("0.25", "0.25", None, 0.25), ("0.25", "0.252", None, 0.251), (None, None, 0.5, 0.5), ("500", "500", 0.5, 0.5)],
@@ -112,3 +105,27 @@ def test_slide_mpp(x, y, override, mpp):
 def test_mpp_is_never_guessed(x, y, why):
     with pytest.raises(SlideError, match=rf"geometry: .*{why}.*--override-mpp"):
         slide_mpp(x, y, None)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 30), st.integers(1, 30)),
+    seed=st.integers(0, 1000),
+    downsample=st.sampled_from([1.0, 7.5, 16.0, 31.9]),
+    size=st.floats(1.0, 400.0),
+    corners=st.lists(st.tuples(st.integers(0, 900), st.integers(0, 900)), min_size=1, max_size=5),
+)
+def test_tissue_share_is_a_count_of_the_mask_pixels_touched(shape, seed, downsample, size, corners):
+    mask = np.random.default_rng(seed).random(shape) < 0.5
+    expected = []
+    for x, y in corners:
+        touched = [
+            mask[row, column]
+            for row in range(shape[0])
+            for column in range(shape[1])
+            if row * downsample < y + size and (row + 1) * downsample > y
+            if column * downsample < x + size and (column + 1) * downsample > x
+        ]
+        expected.append(sum(touched) / max(len(touched), 1))
+    found = tissue_share(np.array(corners), size, mask, downsample)
+    assert found == pytest.approx(expected, abs=1e-12)

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import openslide
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -76,12 +77,15 @@ def tiles(
     slide = _open(path)
     mpp, warnings = _mpp(slide, override_mpp)
     # Refuse a slide too coarse before anything of it is read.
-    choose_level(mpp, slide.level_downsamples, target_mpp=target_mpp, patch_size=patch_size)
+    level, read_size = choose_level(mpp, slide.level_downsamples, target_mpp=target_mpp, patch_size=patch_size)
+    size_level0 = read_size * slide.level_downsamples[level]
     thumbnail, downsample = _thumbnail(slide, MASK_UM / mpp)
     tissue = tissue_mask(thumbnail, mpp * downsample)
     geometry = {"mpp": mpp, "size_level0": list(slide.dimensions), "warnings": [*warnings, *tissue.warnings]}
-    if tissue.reason is not None:
-        send("empty", reason=tissue.reason, **geometry)
+    small = min(slide.dimensions) < size_level0
+    if small or tissue.reason is not None:
+        reason = _in_pixels("smaller than a patch", slide, size_level0) if small else tissue.reason
+        send("empty", reason=reason, **geometry)
         return
     plan = plan_tiles(
         slide.dimensions,
@@ -94,12 +98,7 @@ def tiles(
         mask_downsample=downsample,
     )
     if len(plan.coords) == 0:
-        width, height = slide.dimensions
-        small = min(width, height) < plan.patch_size_level0
-        why = "smaller than a patch" if small else "no patch has enough tissue"
-        send(
-            "empty", reason=f"{why} ({width} × {height} level-0 pixels, a patch {plan.patch_size_level0:g})", **geometry
-        )
+        send("empty", reason=_in_pixels("no patch has enough tissue", slide, size_level0), **geometry)
         return
     send(
         "plan",
@@ -112,6 +111,29 @@ def tiles(
     )
     for patches in _batches(slide, plan, patch_size, batch):
         send("patches", patches.tobytes(), count=len(patches))
+    send("end")
+
+
+def _in_pixels(why: str, slide: openslide.OpenSlide, size_level0: float) -> str:
+    width, height = slide.dimensions
+    return f"{why} ({width} × {height} level-0 pixels, a patch {size_level0:g})"
+
+
+def describe(send: Send, *, path: str) -> None:
+    """Send what is to be said of a slide's geometry, as one `about` frame.
+
+    Properties are chosen one by one, because others may name a patient; of the images beside the slide only the names.
+    """
+    slide = _open(path)
+    mpp = [slide.properties.get(name) for name in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)]
+    send(
+        "about",
+        vendor=slide.properties.get(openslide.PROPERTY_NAME_VENDOR),
+        levels=[list(size) for size in slide.level_dimensions],
+        mpp=mpp[0] if mpp[0] == mpp[1] else " × ".join(map(str, mpp)),
+        objective=slide.properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER),
+        images=sorted(slide.associated_images),
+    )
     send("end")
 
 
@@ -134,16 +156,34 @@ def regions(send: Send, *, path: str, coords: list[list[int]], size_level0: floa
     send("end")
 
 
-JOBS: dict[str, Callable[..., None]] = {"tiles": tiles, "thumbnail": thumbnail, "regions": regions}
+JOBS: dict[str, Callable[..., None]] = {
+    "tiles": tiles,
+    "describe": describe,
+    "thumbnail": thumbnail,
+    "regions": regions,
+}
 
 
 def _open(path: str) -> openslide.OpenSlide:
     try:
         return openslide.OpenSlide(path)
     except openslide.OpenSlideUnsupportedFormatError as error:
-        raise SlideError("open", f"not a slide that OpenSlide can read, or cut short ({error})") from error
+        raise SlideError("open", f"{_unsupported(path)} ({error})") from error
     except (openslide.OpenSlideError, OSError) as error:
         raise SlideError("open", str(error)) from error
+
+
+def _unsupported(path: str) -> str:
+    """Why OpenSlide takes a file for no slide, as far as it can be told."""
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            page = tiff.pages.first
+            if not page.is_tiled:
+                bits = page.dtype.itemsize * 8 if page.dtype is not None else 0
+                return f"a TIFF of {bits} bits in strips; OpenSlide reads tiled ones of 8 bits"
+    except Exception:  # noqa: BLE001  whatever it is, it is no TIFF that says more
+        pass
+    return "not a slide that OpenSlide can read, or cut short"
 
 
 def _mpp(slide: openslide.OpenSlide, override: float | None) -> tuple[float, list[str]]:

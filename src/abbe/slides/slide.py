@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 import struct
 import subprocess
@@ -28,6 +29,7 @@ TIME_LIMIT = 3600.0  # seconds a slide may take
 READER = (sys.executable, "-P", "-m", "abbe.slides.reader")
 _HEADER_LIMIT = 1 << 20  # bytes
 _GLANCE = 0.2  # seconds between two looks at the clock and at `halt`
+_AHEAD = 4  # frames read while the caller is at work on one
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ def read_slide(
     **options: Any,
 ) -> Iterator[Iterator[Frame]]:
     """Frames of one job (see `abbe.slides.reader`) on one slide, read in a process of its own.
+
+    Up to four frames are read ahead, so that reading goes on while the caller works.
 
     Raises SlideError with stage and reason where the slide cannot be read, the child dies, `time_limit` (seconds,
     over the whole job, the caller's own work included) has passed, or `halt` is set by another thread. On leaving, the
@@ -80,19 +84,24 @@ def read_slide(
                     _kill(child)
                     return
 
+        ahead: queue.Queue[Frame | Exception | None] = queue.Queue(_AHEAD)  # None: the end
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
+        reading = threading.Thread(target=_read_ahead, args=(_frames(child, errors, killed), ahead, done), daemon=True)
         try:
             assert child.stdin is not None
             with suppress(BrokenPipeError):  # it died at once; what follows says why
                 child.stdin.write(request)
                 child.stdin.flush()  # and left open: its end tells the child that we are gone
-            yield _frames(child, errors, killed)
+            reading.start()
+            yield _taken(ahead, killed)
         finally:
             done.set()
             watcher.join()
             _kill(child)
             child.wait()
+            if reading.ident is not None:
+                reading.join()  # the child's end is the end of what it reads
             assert child.stdin is not None
             assert child.stdout is not None
             with suppress(BrokenPipeError):
@@ -119,6 +128,35 @@ def read_regions(
         for frame in frames:
             return np.frombuffer(frame.payload, np.uint8).reshape(-1, side, side, 3)
     raise SlideError("read", "the reader sent no regions")
+
+
+def _read_ahead(frames: Iterator[Frame], ahead: queue.Queue[Frame | Exception | None], done: threading.Event) -> None:
+    def put(item: Frame | Exception | None) -> None:
+        while not done.is_set():
+            with suppress(queue.Full):
+                ahead.put(item, timeout=_GLANCE)
+                return
+
+    try:
+        for frame in frames:
+            put(frame)
+            if done.is_set():
+                return
+        put(None)
+    except Exception as error:  # noqa: BLE001  raised where the frame is taken
+        put(error)
+
+
+def _taken(ahead: queue.Queue[Frame | Exception | None], killed: list[SlideError]) -> Iterator[Frame]:
+    while True:
+        item = ahead.get()
+        if killed:
+            raise killed[0]
+        if item is None:
+            return
+        if isinstance(item, Exception):
+            raise item
+        yield item
 
 
 def _frames(child: subprocess.Popen[bytes], errors: Any, killed: list[SlideError]) -> Iterator[Frame]:

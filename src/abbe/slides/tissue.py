@@ -117,7 +117,8 @@ def _glass_colour(thumbnail: NDArray[np.uint8]) -> tuple[tuple[int, int, int], t
     same = float((np.abs(thumbnail.astype(np.int16) - np.array(glass)) <= 4).all(axis=2).mean())
     if same < 0.15 or min(glass) < 60:
         return _DEFAULT_GLASS, ()
-    return glass, (f"white reads {glass}: the colours stored in this file are off",)
+    read = ",".join(map(str, glass))
+    return glass, (f"background reads {read}: colours look wrong in the file",)
 
 
 def _optical_density(thumbnail: NDArray[np.uint8], glass: tuple[int, int, int]) -> list[NDArray[np.float32]]:

@@ -1,0 +1,201 @@
+"""One slide of `abbe encode`: read it, encode its patches while the next are read, write its bag."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.markup import escape
+from rich.progress import Progress
+
+from abbe.errors import BagError, InputError, SlideError, StoreError
+from abbe.slides.find import FoundSlide, printable
+from abbe.slides.patch_encoders import PatchEncoder
+from abbe.slides.resume import Ending, fingerprint, finished
+from abbe.slides.slide import Frame, read_slide
+from abbe.slides.tiling import MIN_TISSUE
+from abbe.slides.tissue import TISSUE_VERSION
+from abbe.store import commit, trident
+from abbe.store.outcomes import Outcome, Result
+from abbe.types import Bag
+
+_BATCH_BYTES = 1 << 26  # a batch has fewer patches than asked for where they are large
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every slide of a run has in common."""
+
+    out: Path
+    encoder: PatchEncoder
+    mpp: float
+    patch_size: int
+    overlap: int
+    override_mpp: float | None
+    batch_size: int
+    time_limit: float
+    overwrite: bool
+    halt: threading.Event  # set when the run is interrupted
+    turn: AbstractContextManager[Any]  # held while the encoder computes: a GPU takes one batch at a time
+
+    @property
+    def folder(self) -> Path:
+        return self.out / trident.job_name(self.mpp, self.patch_size, self.overlap)
+
+    def patches_path(self, slide_id: str) -> Path:
+        return trident.patches_path(self.folder, slide_id)
+
+    def features_path(self, slide_id: str) -> Path:
+        return trident.features_path(self.folder, self.encoder.name, slide_id)
+
+    def record(self, slide: FoundSlide) -> dict[str, Any]:
+        """What decides a slide's files, as it goes into their sidecars. Batches and devices do not."""
+        settings = {
+            "mpp": self.mpp,
+            "patch_size": self.patch_size,
+            "overlap": self.overlap,
+            "override_mpp": self.override_mpp,
+            "tissue_version": TISSUE_VERSION,
+            "min_tissue": MIN_TISSUE,
+        }
+        return {
+            "settings": settings,
+            "slide": fingerprint(slide.files),
+            "encoder_version": self.encoder.version,
+            "precision": str(getattr(self.encoder, "dtype", torch.float32)).removeprefix("torch."),
+        }
+
+
+def encode_one(job: Job, slide: FoundSlide, bar: Progress) -> Outcome:
+    """The outcome of one slide, whatever happens to it."""
+    start = time.monotonic()
+
+    def outcome(kind: Result, stage: str = "", reason: str = "", patches: int = 0) -> Outcome:
+        seconds = time.monotonic() - start
+        return Outcome(slide.slide_id, printable(slide.path), kind, stage, printable(reason), patches, seconds)
+
+    if slide.odd:  # what lies about in a folder is passed over; what the user named was wanted
+        return outcome("failed" if slide.named else "skipped", "find", slide.odd)
+    if job.halt.is_set():
+        return interrupted(slide)
+    slide_id = slide.slide_id
+    try:
+        record = job.record(slide)
+        ended = finished(
+            job.features_path(slide_id), job.patches_path(slide_id), record, overwrite=job.overwrite
+        ) or _encode(job, slide, record, bar)
+        return outcome(*ended)
+    except SlideError as error:
+        return outcome("failed", error.stage, error.reason)
+    except Exception as error:  # noqa: BLE001  a defect of ours in one slide is recorded as such; the batch goes on
+        return outcome("failed", "internal", f"{type(error).__name__}: {error}")
+
+
+def interrupted(slide: FoundSlide) -> Outcome:
+    """The outcome of a slide that the run did not come to."""
+    reason = "the run was stopped before this slide; the same command goes on from here"
+    return Outcome(slide.slide_id, printable(slide.path), "failed", "interrupted", reason)
+
+
+def _encode(job: Job, slide: FoundSlide, record: dict[str, Any], bar: Progress) -> Ending:
+    slide_id = slide.slide_id
+    options: dict[str, Any] = {
+        "target_mpp": job.mpp,
+        "patch_size": job.patch_size,
+        "overlap": job.overlap,
+        "override_mpp": job.override_mpp,
+        "batch": max(1, min(job.batch_size, _BATCH_BYTES // (3 * job.patch_size**2))),
+    }
+    rows = [np.zeros((0, job.encoder.width), np.float32)]
+    with read_slide("tiles", slide.path, time_limit=job.time_limit, halt=job.halt, **options) as frames:
+        plan = next(frames)
+        said = "; ".join(plan.header["warnings"])
+        if plan.kind == "empty":
+            return _write_empty(job, slide_id, plan, record)
+        coords = np.frombuffer(plan.payload, "<i8").reshape(-1, 2)
+        task = bar.add_task(escape(slide_id), total=len(coords))
+        try:
+            for frame in frames:
+                shape = (frame.header["count"], job.patch_size, job.patch_size, 3)
+                patches = np.frombuffer(frame.payload, np.uint8).reshape(shape)
+                with job.turn:
+                    rows.append(_features(job.encoder, patches))
+                bar.advance(task, len(rows[-1]))
+        finally:
+            bar.remove_task(task)
+    try:
+        bag = Bag(
+            torch.from_numpy(np.concatenate(rows)),
+            torch.from_numpy(coords.astype(np.float64)),
+            plan.header["patch_size_level0"],
+            slide_id,
+            stride_level0=plan.header["stride_level0"],
+            mpp=plan.header["mpp"],
+            level0_size=tuple(plan.header["size_level0"]),
+            encoder=job.encoder.name,
+            source=str(slide.path),
+        )
+    except BagError as error:  # a feature that is not finite, patches that did not all come
+        raise SlideError("encode", str(error)) from error
+    made_with = {**record, "empty": False, "reason": said, "patches": len(coords)}
+    geometry = _geometry(job, slide_id, plan)
+    try:
+        trident.write_patches(job.patches_path(slide_id), coords, geometry, made_with)
+        # Features last: a slide with features is a slide that is whole.
+        trident.write_features(job.features_path(slide_id), bag, geometry, made_with)
+    except (OSError, StoreError) as error:
+        raise SlideError("write", str(error)) from error
+    return "done", "", said, len(coords)
+
+
+def _features(encoder: PatchEncoder, patches: np.ndarray) -> np.ndarray:
+    """float32 [B, D] of patches uint8 [B, H, W, 3]. SlideError (stage encode) for an encoder that refuses them."""
+    try:
+        features = encoder(patches)
+    except InputError as error:
+        raise SlideError("encode", str(error)) from error
+    if features.shape != (len(patches), encoder.width) or features.dtype != np.float32:
+        expected = f"float32 {(len(patches), encoder.width)}"
+        raise SlideError("encode", f"{encoder.name} gave {features.dtype} {features.shape}, expected {expected}")
+    return features
+
+
+def _write_empty(job: Job, slide_id: str, plan: Frame, record: dict[str, Any]) -> Ending:
+    """A slide without patches has a patches file without rows, so that the next run knows, and no feature file."""
+    reason = "; ".join([plan.header["reason"], *plan.header["warnings"]])
+    made_with = {**record, "empty": True, "reason": reason, "patches": 0}
+    features = job.features_path(slide_id)
+    try:
+        # Whatever stands there was damaged, or is to be overwritten.
+        commit.sidecar_path(features).unlink(missing_ok=True)
+        features.unlink(missing_ok=True)
+        trident.write_patches(job.patches_path(slide_id), np.zeros((0, 2)), _geometry(job, slide_id, plan), made_with)
+    except (OSError, StoreError) as error:
+        raise SlideError("write", str(error)) from error
+    return "empty", "tissue", reason, 0
+
+
+def _geometry(job: Job, slide_id: str, plan: Frame) -> trident.Geometry:
+    width, height = plan.header["size_level0"]
+    mpp = plan.header["mpp"]
+    size = plan.header.get("patch_size_level0", job.patch_size * job.mpp / mpp)
+    return trident.Geometry(
+        patch_size=job.patch_size,
+        patch_size_level0=size,
+        level0_magnification=trident.magnification(mpp),
+        # Of the patches as they were read: the ratio of the two is that of the sizes, which other readers rely on.
+        target_magnification=trident.magnification(mpp) * job.patch_size / size,
+        overlap=job.overlap,
+        level0_width=width,
+        level0_height=height,
+        level0_mpp=mpp,
+        name=slide_id,
+        # Relative, so that a file's bytes do not depend on where --out lies.
+        savetodir=job.folder.name,
+    )
