@@ -36,7 +36,7 @@ check: $(INSTALLED)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q -m "not slow and not gpu"
 
 bench: $(INSTALLED)
-	$(BIN)/abbe bench texture --results benchmarks/results
+	$(BIN)/abbe bench texture --results benchmarks/results $(if $(PATCHES),--patches $(PATCHES))
 	$(BIN)/abbe bench needle --out out/bench-needle --results benchmarks/results
 
 kills: $(INSTALLED)

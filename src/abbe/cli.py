@@ -17,6 +17,7 @@ from abbe import __version__
 
 VERBS: dict[str, tuple[str, str]] = {
     "demo": ("abbe.demo:Demo", "the tour: phantom slides → features → train → compare → report.html"),
+    "inspect": ("abbe.inspection.verb:Inspect", "what a slide, bag, table, benchmark or model is, and what is wrong"),
     "encode": ("abbe.slides.encode:Encode", "slides → bags of patch features, in TRIDENT layout"),
     "cohort phantom": ("abbe.cohorts.phantom:PhantomCohort", "a cohort with known truth, rendered"),
     "train classify": (
@@ -29,7 +30,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "export tsne": ("abbe.view.tsne:ExportTsne", "patches of several cohorts in the plane, coloured by slot"),
     "bench needle": ("abbe.bench.needle:BenchNeedle", "how small an evidence each method still finds"),
     "bench slots": ("abbe.bench.slots:BenchSlots", "what the clustering loss does to TC-SSA's slots"),
-    "bench texture": ("abbe.bench.texture:BenchTexture", "patches a second of the embedded patch encoder"),
+    "bench texture": ("abbe.bench.texture:BenchTexture", "speed of the embedded patch encoder, and how well a linear probe reads it"),
     "verify": ("abbe.store.verify:Verify", "every missing, torn, altered or foreign file of an output folder"),
 }
 

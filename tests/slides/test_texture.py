@@ -5,8 +5,20 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 import pytest
+from scipy import linalg
 
-from abbe.slides.texture import LIMIT, SCALES, WIDTH, TextureEncoder
+from abbe.slides.texture import (
+    _DENSITY,
+    CHANNELS,
+    LIMIT,
+    NOISE,
+    SCALES,
+    WIDTH,
+    TextureEncoder,
+    _channels,
+    _pyramid,
+    _unmix,
+)
 
 Patches = npt.NDArray[np.uint8]
 
@@ -39,7 +51,7 @@ def feature(patches: Patches, name: str) -> float:
 def test_names_are_unique_and_as_many_as_the_width() -> None:
     names = ENCODE.feature_names
     assert len(names) == len(set(names)) == WIDTH == ENCODE.width
-    assert {name.split("/")[0] for name in names} == {"stain", "oriented", "pattern", "nuclei", "lumen"}
+    assert {name.split("/")[0] for name in names} == {"stain", "covariance", "nuclei", "lumen"}
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (32, 200), (101, 64), (224, 224)])
@@ -60,8 +72,8 @@ def test_flat_patches_are_finite_bounded_and_have_no_edges(colour: tuple[int, in
     assert np.isfinite(out).all()
     assert np.abs(out).max() <= LIMIT
     floor = ENCODE(np.full((1, 50, 70, 3), 255, np.uint8))
-    energies = [i for i, name in enumerate(ENCODE.feature_names) if name.endswith("energy")]
-    np.testing.assert_allclose(out[0, energies], floor[0, energies], atol=1e-3)
+    edges = [i for i, name in enumerate(ENCODE.feature_names) if name.startswith("covariance/")]
+    np.testing.assert_allclose(out[0, edges], floor[0, edges], atol=1e-3)
 
 
 def test_extremes_are_finite_and_bounded() -> None:
@@ -133,7 +145,7 @@ def test_flips_and_quarter_turns_move_features_far_less_than_another_tissue_does
         ("nuclei/area_fraction", tissue(nuclei=10), tissue(nuclei=60)),
         ("lumen/fraction", tissue(), tissue(lumen=30)),
         ("lumen/log_area", tissue(lumen=10), tissue(lumen=30)),
-        ("oriented/hematoxylin/scale0/edge_energy", tissue(nuclei=5), tissue(nuclei=60)),
+        ("covariance/edge0_hematoxylin", tissue(nuclei=5), tissue(nuclei=60)),
     ],
 )
 def test_a_change_of_tissue_moves_the_feature_named_for_it(name: str, low: Patches, high: Patches) -> None:
@@ -157,11 +169,30 @@ def test_nuclear_size_and_density_are_measured() -> None:
     assert feature(patches, "nuclei/regularity") > feature(tissue(nuclei=60), "nuclei/regularity") + 0.5
 
 
-def test_stripes_are_anisotropic_and_coherent() -> None:
-    stripes = np.broadcast_to(200 + 40 * np.sin(np.arange(128) / 4), (128, 128))
-    patches = np.repeat(stripes[..., None], 3, axis=2).round().astype(np.uint8)[None]
-    for name in ("oriented/hematoxylin/scale1/anisotropy", "oriented/hematoxylin/scale1/coherence"):
-        assert feature(patches, name) > feature(tissue(), name) + 1
+def test_covariances_are_the_logarithm_of_the_covariance_of_the_maps() -> None:
+    """Against a slow matrix logarithm, on patches whose sides do not divide by 8."""
+    for side in (64, 75):
+        patch = tissue(side=side)[0]
+        stains = _unmix(_DENSITY[patch.transpose(2, 0, 1)])
+        maps = _channels(stains, _pyramid(stains[:2]))
+        assert maps.shape == (len(CHANNELS), side // 8 * 4, side // 8 * 4)
+        expected = linalg.logm(
+            np.cov(maps.reshape(len(CHANNELS), -1).astype(np.float64), bias=True) + NOISE * np.eye(19)
+        )
+        centre, spread = SCALES["covariance"]
+        found = feature(patch[None], "covariance/edge0_hematoxylin*blob1_eosin") * spread + centre
+        i, j = CHANNELS.index("edge0_hematoxylin"), CHANNELS.index("blob1_eosin")
+        assert found == pytest.approx(expected[i, j], abs=1e-3)
+        centre, spread = SCALES["variance"]
+        i2 = CHANNELS.index("edge2_eosin")
+        found = feature(patch[None], "covariance/edge2_eosin") * spread + centre
+        assert found == pytest.approx(expected[i2, i2], abs=1e-3)
+
+
+def test_structures_show_at_their_own_scale() -> None:
+    fine, coarse = tissue(radius=2, nuclei=150), tissue(radius=12, nuclei=10)
+    assert feature(fine, "covariance/blob1_hematoxylin") > feature(coarse, "covariance/blob1_hematoxylin") + 0.3
+    assert feature(fine, "covariance/blob3_hematoxylin") < feature(coarse, "covariance/blob3_hematoxylin") - 0.3
 
 
 @pytest.mark.parametrize(

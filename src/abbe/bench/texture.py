@@ -1,7 +1,8 @@
-"""`abbe bench texture`: patches a second of the embedded patch encoder on one core."""
+"""`abbe bench texture`: patches a second of the embedded patch encoder, and how well a linear probe reads it."""
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from dataclasses import dataclass
@@ -11,20 +12,36 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from abbe.bench.probe import (
+    FOLDS,
+    INNER_FOLDS,
+    PENALTIES,
+    TASKS,
+    LabelledPatches,
+    colour_histogram,
+    probe,
+    read_patches,
+)
 from abbe.bench.record import about, circumstances, table, write_result
 from abbe.cohorts.tissue import TISSUE_CLASSES, render, site_stain
-from abbe.console import result
+from abbe.console import progress, result
+from abbe.errors import ConfigError
 from abbe.slides.patch_encoders import create_patch_encoder
 
 
 @dataclass(frozen=True)
 class BenchTexture:
-    """Time `texture` on rendered patches of every tissue class, one thread.
+    """Time `texture` on rendered patches of every tissue class, one thread; probe it on labelled patches.
 
     Example:
       abbe bench texture --results benchmarks/results
+      abbe bench texture --patches lc25000 --results benchmarks/results
     """
 
+    patches: Path | None = None
+    """LC25000 as a folder or zip with index.csv, for a linear probe beside the speed; only the speed without it"""
+    repeats: int = 10
+    """repetitions of the probe's cross-validation"""
     results: Path | None = None
     """folder for the dated result (json, md); none is written without it"""
     side: int = 256
@@ -46,6 +63,21 @@ class BenchTexture:
 
 
 def bench_texture(run: BenchTexture) -> dict[str, Any]:
+    """Patches a second, and with patches the probe. InputError before any work for options that cannot be."""
+    for option, value in (("--repeats", run.repeats), ("--rounds", run.rounds), ("--per-class", run.per_class)):
+        if value < 1:
+            raise ConfigError(f"{option} is {value}; at least 1 is needed")
+    data = None if run.patches is None else read_patches(run.patches)
+    source = "" if run.patches is None else f"--patches {run.patches.name} --repeats {run.repeats} "
+    found = {
+        "circumstances": circumstances(f"abbe bench texture {source}--side {run.side} --results benchmarks/results"),
+        "version": create_patch_encoder("texture").version,
+        **_speed(run),
+    }
+    return found if data is None else {**found, "probe": _probe(run, data)}
+
+
+def _speed(run: BenchTexture) -> dict[str, Any]:
     """Patches a second by wall time and by CPU time, median and minimum over rounds."""
     stain = site_stain(0, 0, 0)
     patches = np.stack(
@@ -65,12 +97,37 @@ def bench_texture(run: BenchTexture) -> dict[str, Any]:
             wall.append(len(patches) / (time.perf_counter() - start))
             cpu.append(len(patches) / (time.process_time() - start_cpu))
     return {
-        "circumstances": circumstances(f"abbe bench texture --side {run.side} --results benchmarks/results"),
         "patches": len(patches),
         "side": run.side,
         "rounds": run.rounds,
+        "load": os.getloadavg()[0],
         "per_second_wall": {"median": statistics.median(wall), "min": min(wall)},
         "per_second_cpu": {"median": statistics.median(cpu), "min": min(cpu)},
+    }
+
+
+def _probe(run: BenchTexture, data: LabelledPatches) -> dict[str, Any]:
+    """The probe's figures, and all that is needed to make them again."""
+    encode = create_patch_encoder("texture")
+    batches = [data.patches[start : start + 64] for start in range(0, len(data.patches), 64)]
+    with threadpool_limits(1):
+        with progress("encoding patches", len(batches)) as bar:
+            rows = []
+            for batch in batches:
+                rows.append(encode(batch))
+                bar.advance(bar.task_ids[0])
+        features = {"texture": np.concatenate(rows), "histogram": colour_histogram(data.patches)}
+        with progress("probing", len(TASKS) * len(features) * run.repeats) as bar:
+            tasks = probe(features, data, run.repeats, bar)
+    return {
+        "patches": len(data.patches),
+        "side": data.patches.shape[1],
+        "sha256": data.sha256,
+        "folds": FOLDS,
+        "inner_folds": INNER_FOLDS,
+        "penalties": PENALTIES,
+        "seeds": list(range(run.repeats)),
+        "tasks": tasks,
     }
 
 
@@ -80,10 +137,34 @@ def markdown(found: dict[str, Any]) -> str:
         [clock, f"{found[key]['median']:.1f}", f"{found[key]['min']:.1f}"]
         for clock, key in (("wall", "per_second_wall"), ("CPU time", "per_second_cpu"))
     ]
-    return f"""# `texture`: patches a second on one core
+    judged = "" if "probe" not in found else _probe_markdown(found["probe"])
+    return f"""# `texture` {found["version"]}: patches a second on one core
 
 {about(found["circumstances"])}
 {found["patches"]} rendered patches of {found["side"]} × {found["side"]} pixels, all twelve classes, one thread,
-{found["rounds"]} rounds.
+{found["rounds"]} rounds. Load of the machine over the last minute: {found["load"]:.1f}.
 
-{table(["clock", "median", "minimum"], rows)}"""
+{table(["clock", "median", "minimum"], rows)}{judged}"""
+
+
+def _probe_markdown(found: dict[str, Any]) -> str:
+    rows = []
+    for name, task in found["tasks"].items():
+        counts = f"{task['texture']['n']} / {task['texture']['groups']}"
+        cells = [task[key] for key in ("texture", "histogram", "difference")]
+        rows.append([name, counts, *(f"{cell['value']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]" for cell in cells)])
+    columns = ["task", "patches / groups", "`texture`", "colour histogram", "difference"]
+    seeds = found["seeds"]
+    hashes = "\n".join(f"- `{name}` {digest}" for name, digest in found["sha256"].items())
+    return f"""
+## Linear probe on {found["patches"]} patches of {found["side"]} pixels
+
+Balanced accuracy with 95 % intervals. Features standardised, ridge classification, penalty from
+{", ".join(f"{penalty:g}" for penalty in found["penalties"])} by {found["inner_folds"]} folds within the training
+folds; {found["folds"]} stratified folds that keep the patches of a group together, seeds {seeds[0]} to {seeds[-1]}.
+Both features have the same folds; the histogram is of 8 × 8 × 8 colours, square roots of shares. Intervals:
+bootstrap over groups of how often each patch was right over the seeds, paired for the difference.
+
+{table(columns, rows)}
+{hashes}
+"""

@@ -15,15 +15,20 @@ FAMILIES = ("timm:MODEL", "lazyslide:NAME")
 
 
 class PatchEncoder(Protocol):
-    """uint8 [B, H, W, 3] (RGB) → float32 [B, D]. A patch's row does not depend on the patches beside it."""
+    """uint8 [B, H, W, 3] (RGB) → float32 [B, D]. A patch's row does not depend on the patches beside it.
+
+    One that computes on a GPU, or not in float32, also has `device: torch.device` and `dtype: torch.dtype`.
+    """
 
     name: str
     """folder-safe: features lie in a folder named after it"""
     width: int
-    version: int | str
-    """changes when the same patch gives other features: features made with another one are not taken as done"""
     patch_size: int | None
     """side it was made for, in pixels; None: any"""
+
+    @property
+    def version(self) -> int | str:
+        """Changes when the same patch gives other features: features made with another are not taken as done."""
 
     def __call__(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]: ...
 

@@ -16,14 +16,10 @@ Values = npt.NDArray[Any]
 # standard deviation of that kind over H&E tissue; they are shared by the whole kind.
 SCALES: dict[str, tuple[float, float]] = {
     "density": (0.2, 0.15),  # optical densities of a stain
-    "spread": (-2.7, 0.5),  # log of a standard deviation of optical density over pixels or blocks
-    "signed": (0.1, 0.4),  # correlations, skewness after tanh: within [-1, 1]
-    "joint": (0.1, 0.1),  # square roots of shares of the stain histogram (Hellinger)
-    "shape": (0.4, 0.07),  # square roots of shares of a shape index histogram
-    "pattern": (0.27, 0.1),  # square roots of shares of a local binary pattern histogram
-    "energy": (-6.4, 1.0),  # log of a mean squared filter response
+    "signed": (0.1, 0.4),  # regularity of points, skewness after tanh: within [-1, 1]
+    "variance": (-1.3, 0.8),  # on the diagonal of the logarithm of the covariance
+    "covariance": (0.0, 0.2),  # off it
     "directed": (0.18, 0.14),  # agreement of directions over the whole patch, 0 to 1
-    "local": (0.65, 0.1),  # coherence, evenness and patchiness of edges, 0 to 1
     "outline": (0.8, 0.12),  # eccentricity and fullness of regions, 0 to 1
     "fraction": (0.35, 0.25),  # shares of the patch's area, or their square roots
     "variety": (-1.8, 0.6),  # log of a standard deviation over nuclei or within one

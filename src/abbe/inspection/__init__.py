@@ -1,0 +1,1 @@
+"""`abbe inspect`: what a file is, and what is wrong with it."""

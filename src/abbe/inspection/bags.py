@@ -1,0 +1,92 @@
+"""A feature file of any layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+import torch
+
+from abbe.errors import BagError
+from abbe.inspection.finding import Finding, signed
+from abbe.slides.find import printable
+from abbe.store.bags import layout_of, peek_bag, read_bag
+from abbe.store.detect import is_patches
+from abbe.types import Bag
+
+if TYPE_CHECKING:
+    from abbe.inspection.verb import Inspect
+
+
+def bag(path: Path, run: Inspect) -> Finding:
+    """Read a bag with every check; where it is refused, say what can be said all the same."""
+    whole, said = signed(path) if path.is_file() else ({}, [])
+    try:
+        if is_patches(path):
+            return _patches(path, whole, said)
+        layout = layout_of(path)
+        found = read_bag(path, patch_size_level0=run.patch_size_level0, mpp=run.override_mpp)
+    except BagError as error:
+        return Finding(
+            printable(path), "feature file", _glance(path) | whole, [printable(str(error)), *said], readable=False
+        )
+    return Finding(printable(path), "feature file", {"layout": layout} | _facts(found) | whole, _problems(found) + said)
+
+
+def _patches(path: Path, facts: dict[str, Any], problems: list[str]) -> Finding:
+    """An h5 file of coordinates, as TRIDENT and CLAM keep them beside the features."""
+    with h5py.File(path, "r") as file:
+        coords = file["coords"]
+        said = {name: value for name, value in coords.attrs.items() if np.ndim(value) == 0}
+        facts = {"patches": len(coords)} | {name: _scalar(value) for name, value in said.items()} | facts
+    return Finding(printable(path), "patches without features", facts, problems)
+
+
+def _scalar(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _glance(path: Path) -> dict[str, Any]:
+    try:
+        patches, width, encoder = peek_bag(path)
+    except BagError:
+        return {}
+    return {"patches": patches, "width": width, "encoder": encoder}
+
+
+def _facts(found: Bag) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "patches": len(found),
+        "width": found.features.shape[1],
+        "type": str(found.features.dtype).removeprefix("torch."),
+        "encoder": found.encoder,
+        "patch size, level-0 pixels": found.patch_size_level0,
+        "step, level-0 pixels": found.stride_level0,
+        "mpp at level 0": found.mpp,
+        "slide size, level-0 pixels": found.level0_size,
+    }
+    if found.coords is not None and len(found):
+        low, high = found.coords.min(0).values.tolist(), found.coords.max(0).values.tolist()
+        facts["corners from, to"] = f"({low[0]:g}, {low[1]:g}), ({high[0]:g}, {high[1]:g})"
+    return facts
+
+
+def _problems(found: Bag) -> list[str]:
+    problems = []
+    if not len(found):
+        problems.append("no patches: an empty slide; training leaves it out with --allow-missing")
+    if found.coords is None:
+        problems.append("no coordinates: nothing can be shown on the slide, and methods that need positions refuse it")
+    if found.encoder is None:
+        problems.append("does not name its patch encoder: features of another encoder cannot be told from these")
+    if found.coords is not None and found.mpp is None:
+        problems.append("does not say its mpp: pictures get no scale bar; --override-mpp supplies it")
+    filled = found.features[(found.features != 0).any(1)]
+    zeros, repeats = len(found) - len(filled), len(filled) - len(torch.unique(filled, dim=0))
+    if zeros:
+        problems.append(f"{zeros} patches have nothing but zeros: padding, or patches that failed; leave them out")
+    if repeats:
+        problems.append(f"{repeats} patches repeat the features of another: were they encoded twice?")
+    return problems

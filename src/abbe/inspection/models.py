@@ -1,0 +1,121 @@
+"""What Abbe itself writes: models, checkpoints, runs, cohorts, tokens, predictions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from abbe.errors import CheckpointError
+from abbe.inspection.finding import Finding, signed
+from abbe.metrics.predictions import class_names, figures, read_predictions
+from abbe.models.condense import FORMAT as TOKENS
+from abbe.models.condense import read_tokens
+from abbe.models.hub import WEIGHTS, load
+from abbe.slides.find import printable
+from abbe.store import commit
+from abbe.train import checkpoint
+
+if TYPE_CHECKING:
+    from abbe.inspection.verb import Inspect
+
+_SHOWN = 20  # values of a record that are shown
+
+
+def model(path: Path, run: Inspect) -> Finding:
+    """A model folder."""
+    loaded = load(path)
+    config = loaded.config
+    facts = {
+        "task": "slide classifier",
+        "classes": ", ".join(config.classes),
+        "condenser": f"{config.condenser} {json.dumps(config.condenser_options)}",
+        "encoder": config.encoder,
+        "width": config.dim,
+        "parameters": sum(p.numel() for p in loaded.parameters()),
+    }
+    problems = []
+    if config.encoder is None:
+        problems.append("does not name its patch encoder: features of another one cannot be refused; train it again")
+    whole, said = signed(path / WEIGHTS)
+    return Finding(printable(path), "model", facts | whole, problems + said)
+
+
+def training(path: Path, run: Inspect) -> Finding:
+    """A training checkpoint."""
+    found = checkpoint.load(path)
+    if found is None:
+        raise CheckpointError(f"{path}: no {checkpoint.VALUES} in this folder")
+    tensors, values = found
+    facts = {name: value for name, value in values.items() if isinstance(value, int | float | str)}
+    facts["tensors"] = len(tensors)
+    problems = ["an unfinished run; the command that started it goes on from here"]
+    return Finding(printable(path), "training checkpoint", facts, problems)
+
+
+def trained(path: Path, run: Inspect) -> Finding:
+    """The folder of a finished training run."""
+    record = path / "result.json"
+    facts = _plain_values(json.loads(record.read_text(encoding="utf-8")))
+    whole, said = signed(record)
+    return Finding(printable(path), "training run", facts | whole, said)
+
+
+def cohort(path: Path, run: Inspect) -> Finding:
+    """A cohort with known truth."""
+    record = path / "cohort.json"
+    values = json.loads(record.read_text(encoding="utf-8"))
+    facts = _plain_values(values)
+    problems = []
+    for name in ("labels.csv", "truth/patches.parquet", "reports.csv", "questions.csv"):
+        if (path / name).exists() and not commit.is_done(path / name):
+            problems.append(f"{name} is {commit.state(path / name)}; remove it and make the cohort again")
+    whole, said = signed(record)
+    return Finding(printable(path), "cohort with known truth", facts | whole, problems + said)
+
+
+def is_tokens(path: Path) -> bool:
+    """Whether a safetensors file holds a condensed slide, by its own word."""
+    sidecar = commit.read_sidecar(path)
+    return sidecar is not None and sidecar.get("format") == TOKENS
+
+
+def tokens(path: Path, run: Inspect) -> Finding:
+    """Tokens of one slide, as `abbe condense` writes them."""
+    found = read_tokens(path)
+    facts: dict[str, Any] = {
+        "slide": found.about["slide_id"],
+        "condenser": found.about["condenser"],
+        "tokens": f"{int(found.mask.sum())} in use of {len(found.tokens)}, {found.tokens.shape[1]} wide",
+        "patches": len(found.coords),
+        "dropped": int((found.main_token < 0).sum()),
+        "patch size, level-0 pixels": found.patch_size_level0,
+        "probabilities": found.about["probabilities"],
+        "model": found.about.get("model"),
+    }
+    whole, said = signed(path)
+    return Finding(printable(path), "condensed slide", facts | whole, said)
+
+
+def predictions(path: Path, run: Inspect) -> Finding:
+    """A table of predictions, with its figures."""
+    table = read_predictions(path)
+    facts: dict[str, Any] = {"slides": len(table), "patients": table["case_id"].nunique()}
+    facts["classes"] = ", ".join(class_names(table))
+    for split, part in table.groupby("split"):
+        facts[f"{split!s} ({len(part)} slides)"] = ", ".join(
+            f"{name} {value}" for name, value in figures(part, draws=200).items()
+        )
+    whole, said = signed(path)
+    return Finding(printable(path), "predictions", facts | whole, said)
+
+
+def _plain_values(values: dict[str, Any]) -> dict[str, Any]:
+    """The single values of a record, nested keys joined by dots."""
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            out |= {f"{key}.{name}": item for name, item in _plain_values(value).items()}
+        elif not isinstance(value, list):
+            out[key] = value
+    return dict(list(out.items())[:_SHOWN])

@@ -1,0 +1,97 @@
+"""A slide: its geometry, its tissue, and whether it can be encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from abbe.errors import SlideError
+from abbe.inspection.finding import Finding, signed
+from abbe.slides.find import FoundSlide, printable
+from abbe.slides.slide import read_slide
+
+if TYPE_CHECKING:
+    from abbe.inspection.verb import Inspect
+
+_HIDDEN = "never read: {}"
+
+
+def whole(found: FoundSlide) -> Callable[[Path, Inspect], Finding]:
+    """How to look at a slide of one file or of several; several are called by their folder."""
+
+    def look(path: Path, run: Inspect) -> Finding:
+        finding = slide(found.path, run)
+        if len(found.files) == 1:
+            return finding
+        several = {"files": len(found.files), "slide": found.slide_id}
+        return replace(finding, path=printable(found.path.parent), facts=several | finding.facts)
+
+    return look
+
+
+def odd(reason: str) -> Callable[[Path, Inspect], Finding]:
+    """How to look at what has a slide's name and is none."""
+    return lambda path, run: Finding(
+        printable(path), "no slide", {}, [f"{reason}; `abbe encode` skips it"], readable=False
+    )
+
+
+def part(path: Path, run: Inspect) -> Finding:
+    """A file of a slide that is looked at as a whole; never called, only told apart."""
+    raise AssertionError(path)
+
+
+def slide(path: Path, run: Inspect) -> Finding:
+    """Open a slide, describe it, and plan its patches; nothing is encoded."""
+    facts: dict[str, Any] = {}
+    problems: list[str] = []
+    readable = True
+    try:
+        facts |= _about(path)
+        planned, warnings = _plan(path, run)
+        facts |= planned
+        problems += warnings
+    except SlideError as error:
+        readable = False
+        problems.append(f"{error.stage}: {error.reason}")
+    kind = "slide" if facts else "no slide that can be opened"
+    if path.is_file():
+        whole, said = signed(path)
+        facts |= whole
+        problems += said
+    return Finding(printable(path), kind, facts, problems, readable=readable)
+
+
+def _about(path: Path) -> dict[str, Any]:
+    with read_slide("describe", path) as frames:
+        header = next(frames).header
+    levels = ", ".join(f"{width} × {height}" for width, height in header["levels"])
+    images = ", ".join(header["images"])
+    return {
+        "format": header["vendor"],
+        "size, level-0 pixels": header["levels"][0],
+        "levels": f"{len(header['levels'])}: {levels}",
+        "mpp at level 0": header["mpp"],
+        "objective": header["objective"],
+        "label and other images": _HIDDEN.format(images) if images else "none",
+    }
+
+
+def _plan(path: Path, run: Inspect) -> tuple[dict[str, Any], list[str]]:
+    """(patches that `abbe encode` would make, warnings). SlideError where it would refuse."""
+    settings: dict[str, Any] = {
+        "target_mpp": run.mpp,
+        "patch_size": run.patch_size,
+        "overlap": 0,
+        "override_mpp": run.override_mpp,
+        "batch": 1,
+    }
+    with read_slide("tiles", path, **settings) as frames:
+        plan = next(frames).header  # leaving now ends the child: no patch is read
+    asked = f"patches of {run.patch_size} at {run.mpp:g} µm a pixel"
+    if plan["kind"] == "empty":
+        return {asked: 0}, [plan["reason"], *plan["warnings"]]
+    facts = {asked: plan["patches"], "patch size, level-0 pixels": plan["patch_size_level0"]}
+    return facts, list(plan["warnings"])

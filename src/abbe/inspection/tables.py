@@ -1,0 +1,169 @@
+"""Tables, splits, questions, reports, prompts: told by their columns and keys, then read by the reader of that kind."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from abbe.cohorts.prompts import read_conch_prompts
+from abbe.cohorts.questions import QuestionFile
+from abbe.cohorts.slidebench import read_bcnb, read_slidebench
+from abbe.cohorts.slideinstruct import read_slideinstruct
+from abbe.cohorts.tables import read_clam_splits, read_labels
+from abbe.cohorts.textfiles import Csv, read_csv, read_json
+from abbe.cohorts.titan import read_titan_config
+from abbe.cohorts.wsi_vqa import read_wsi_vqa
+from abbe.inspection.finding import Finding, signed
+from abbe.slides.find import printable
+
+if TYPE_CHECKING:
+    from abbe.inspection.verb import Inspect
+
+_LABELS = (2, 60)  # distinct values from which, and up to which, a column may be a label
+_MUCH = 0.4  # an answer that is right this often without looking is worth a sentence
+# What a table may hold of a patient is not shown, not even by name of a value.
+_PERSONAL = ("age", "sex", "gender", "birth", "name", "race", "ethnic", "death", "survival", "comment", "location")
+
+
+def table(path: Path, run: Inspect) -> Finding:
+    """A csv table."""
+    read = read_csv(path)
+    for columns, look in _KINDS:
+        if set(columns) <= set(read.columns):
+            kind, facts, problems = look(path, read)
+            break
+    else:
+        kind, facts = "table of no kind Abbe knows", {"rows": len(read.rows), "columns": ", ".join(read.columns)}
+        problems = [f"expected the columns of one of: {'; '.join(', '.join(columns) for columns, _ in _KINDS)}"]
+    whole, said = signed(path)
+    return Finding(printable(path), kind, facts | whole, problems + said)
+
+
+def json_file(path: Path, run: Inspect) -> Finding:
+    """A json file: questions, dialogues, reports by split, prompts, or a record."""
+    value, _ = read_json(path)
+    first = value[0] if isinstance(value, list) and value else None
+    problems: list[str] = []
+    if isinstance(first, dict) and "conversations" in first:
+        kind, facts = "dialogues in SlideInstruct form", _counts(read_slideinstruct(path).describe())
+    elif isinstance(first, dict) and {"Question", "Answer"} <= set(first):
+        kind, facts, problems = _questions(read_wsi_vqa(path))
+    elif isinstance(value, dict) and {"train", "val", "test"} <= set(value):
+        kind = "reports by split, in HistGen's form"
+        facts = {split: f"{len(value[split])} reports" for split in ("train", "val", "test")}
+    elif isinstance(value, dict) and value and all(isinstance(v, dict) and "classnames" in v for v in value.values()):
+        sets = {group: read_conch_prompts(path, group=group) for group in value}
+        kind = "prompts of classes"
+        facts = {g: f"{len(p.names)} classes, {len(p.templates)} templates" for g, p in sets.items()}
+    else:
+        kind = "json"
+        facts = {"holds": f"{len(value)} {'keys' if isinstance(value, dict) else 'items'}"} if value else {}
+    whole, said = signed(path)
+    return Finding(printable(path), kind, facts | whole, problems + said)
+
+
+def yaml_file(path: Path, run: Inspect) -> Finding:
+    """The yaml of a task with its prompts."""
+    task = read_titan_config(path)
+    facts = {"label column": task.target, "classes": len(task.classes), "prompts": sum(map(len, task.prompts.names))}
+    whole, said = signed(path)
+    return Finding(printable(path), "task with prompts", facts | whole, said)
+
+
+Look = Callable[[Path, Csv], tuple[str, dict[str, Any], list[str]]]
+
+
+def _questions(found: QuestionFile) -> tuple[str, dict[str, Any], list[str]]:
+    described = found.describe()
+    problems = [f"{place}: {reason}; left out" for place, reason in found.unusable.items()]
+    letter, share = max(described["always"].items(), key=lambda item: item[1], default=("", 0.0))
+    if share > _MUCH:
+        problems.append(f"always answering {letter} is right {share:.1%} of the time; say so beside any accuracy")
+    if described["repeated_options"]:
+        problems.append(f"{described['repeated_options']} questions repeat an option; the first of them counts")
+    return f"questions, {found.kind}", _counts(described), problems
+
+
+def _counts(described: dict[str, Any]) -> dict[str, Any]:
+    hidden = ("kind", "path", "sha256", "unusable")
+    return {name: value for name, value in described.items() if name not in hidden and value not in ("", {}, 0)}
+
+
+def _slidebench(path: Path, read: Csv) -> tuple[str, dict[str, Any], list[str]]:
+    return _questions(read_slidebench(path))
+
+
+def _bcnb(path: Path, read: Csv) -> tuple[str, dict[str, Any], list[str]]:
+    return _questions(read_bcnb(path))
+
+
+def _labels(path: Path, read: Csv) -> tuple[str, dict[str, Any], list[str]]:
+    names = [name for name in read.columns if name not in ("slide_id", "case_id", "split") and _shareable(name)]
+    values = {name: Counter(row[name].strip() for row in read.rows) for name in names}
+    labels = [name for name in names if _LABELS[0] <= len(values[name]) <= _LABELS[1]]
+    label = "label" if "label" in read.columns else "case_id"  # which one is for the user to say
+    frame = read_labels(path, label=label)
+    facts: dict[str, Any] = {"slides": len(frame), "patients": frame["case_id"].nunique()}
+    if "split" in frame:
+        facts["splits"] = dict(Counter(frame["split"]))
+    for name in labels if "label" not in labels else ["label"]:
+        facts[f"label {name!r}" if name != "label" else "label"] = dict(values[name].most_common(12))
+    problems = []
+    if "label" not in read.columns:
+        problems.append(
+            f"no column 'label'; say which one with --label (such as {', '.join(labels[:4]) or 'none here'})"
+        )
+    few = [f"{value} ({n})" for value, n in values.get("label", Counter()).items() if n < 3]
+    if few:
+        problems.append(f"labels with fewer than three slides: {', '.join(few[:5])}; three splits need three patients")
+    return "labels", facts, problems
+
+
+def _clam_splits(path: Path, read: Csv) -> tuple[str, dict[str, Any], list[str]]:
+    sides = Counter(read_clam_splits(path).values())
+    return "splits in CLAM's form", {split: f"{sides[split]} slides" for split in ("train", "val", "test")}, []
+
+
+def _slide_table(path: Path, read: Csv) -> tuple[str, dict[str, Any], list[str]]:
+    read.filled(["PATIENT", "FILENAME"])
+    read.unique("FILENAME", "file")
+    patients = {row["PATIENT"] for row in read.rows}
+    return "slide table in STAMP's form", {"slides": len(read.rows), "patients": len(patients)}, []
+
+
+def _clini_table(path: Path, read: Csv) -> tuple[str, dict[str, Any], list[str]]:
+    read.filled(["PATIENT"])
+    read.unique("PATIENT", "patient")
+    return "clinical table in STAMP's form", {"patients": len(read.rows), "columns": len(read.columns)}, []
+
+
+def _outcomes(path: Path, read: Csv) -> tuple[str, dict[str, Any], list[str]]:
+    kinds = Counter(row["outcome"] for row in read.rows)
+    bad = [row for row in read.rows if row["outcome"] in ("failed", "skipped")]
+    problems = [f"{row['slide_id']}: {row['outcome']} at {row['stage']}: {row['reason']}" for row in bad]
+    return "outcomes of a run", dict(kinds), problems
+
+
+def _reports(path: Path, read: Csv) -> tuple[str, dict[str, Any], list[str]]:
+    read.filled(["slide_id", "text"])
+    read.unique("slide_id", "slide")
+    distinct = len({row["text"] for row in read.rows})
+    return "reports", {"reports": len(read.rows), "distinct": distinct}, []
+
+
+def _shareable(column: str) -> bool:
+    return not any(word in column.lower().replace("_", " ").split() for word in _PERSONAL)
+
+
+_KINDS: tuple[tuple[tuple[str, ...], Look], ...] = (
+    (("ID", "Slide", "Tumor", "Question", "Answer"), _slidebench),
+    (("ID", "Slide", "Task", "Question", "Answer"), _bcnb),
+    (("slide_id", "outcome", "stage", "reason"), _outcomes),
+    (("slide_id", "case_id"), _labels),
+    (("slide_id", "text"), _reports),
+    (("train", "val", "test"), _clam_splits),
+    (("PATIENT", "FILENAME"), _slide_table),
+    (("PATIENT",), _clini_table),
+)

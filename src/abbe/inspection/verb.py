@@ -1,0 +1,161 @@
+"""`abbe inspect`: what a file or folder is, its geometry, its hash, and every problem found, each with the remedy.
+
+Label and macro images are never read, nor any field of a slide that may name a patient.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import tyro
+
+from abbe.console import progress, result
+from abbe.errors import AbbeError, InputError
+from abbe.inspection import bags, models, slides, tables
+from abbe.inspection.finding import Finding
+from abbe.models.hub import WEIGHTS
+from abbe.slides.find import SUFFIXES, find_slides, printable
+from abbe.store import slidechat
+from abbe.store.commit import SIDECAR
+from abbe.store.detect import SUFFIXES as FEATURES
+from abbe.train.checkpoint import TENSORS, VALUES
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """Say what slides, feature files, tables, benchmark files, models and cohorts are, and what is wrong with them.
+
+    Example:
+      abbe inspect slide.svs features/slide.h5 labels.csv run/model
+
+    A folder that is no model, cohort or slide itself is gone through file by file. Exit code 0 if everything is
+    readable, 1 otherwise.
+    """
+
+    paths: tyro.conf.Positional[tuple[Path, ...]]
+    """files and folders"""
+    mpp: float = 0.5
+    """microns a pixel at which the patches of a slide are counted"""
+    patch_size: int = 256
+    """side of a patch in pixels at that mpp"""
+    override_mpp: float | None = None
+    """microns a pixel at level 0, for slides and feature files that do not say it"""
+    patch_size_level0: float | None = None
+    """side of a patch in level-0 pixels, for feature files that do not say it"""
+    json: bool = False
+    """print the findings as JSON"""
+
+    def run(self) -> int:
+        findings = inspect_paths(self)
+        result(
+            "\n\n".join(finding.lines() for finding in findings),
+            [asdict(finding) for finding in findings],
+            json_output=self.json,
+        )
+        return int(not all(finding.readable for finding in findings))
+
+
+Look = Callable[[Path, Inspect], Finding]
+
+
+def inspect_paths(run: Inspect) -> list[Finding]:
+    """A finding for every path, and for every file of a folder that is nothing by itself.
+
+    Raises InputError for a path that does not exist, or none at all.
+    """
+    if not run.paths:
+        raise InputError("give at least one file or folder")
+    for path in run.paths:
+        if not os.path.lexists(path):
+            raise InputError(f"{printable(path)}: no such file or folder")
+    wanted = [item for path in run.paths for item in _items(path)]
+    findings = []
+    with progress("inspecting", len(wanted)) as bar:
+        for path, look in wanted:
+            try:
+                findings.append(look(path, run))
+            except (AbbeError, OSError) as error:  # what cannot be read is a finding, not the end
+                findings.append(Finding(printable(path), "unreadable", {}, [printable(str(error))], readable=False))
+            bar.advance(bar.task_ids[0])
+    return findings
+
+
+def _items(path: Path) -> list[tuple[Path, Look]]:
+    """The path with the way to look at it; for a folder that is nothing by itself, everything in it, once."""
+    whole = _whole_folder(path) if path.is_dir() else _look(path)
+    if whole is not None:
+        return [(path, whole)]
+    below = list(_below(path))
+    items: dict[Path, Look] = {}
+    if any(file.suffix.lower() in SUFFIXES for file in below):
+        for found in find_slides([path]):
+            items |= dict.fromkeys(found.files, slides.part)  # the files of one slide are looked at once, as the first
+            items[found.path] = slides.odd(found.odd) if found.odd else slides.whole(found)
+    for file in below:
+        items.setdefault(file, _whole_folder(file) or _look(file))
+    known = [(file, look) for file, look in sorted(items.items()) if look not in (slides.part, _unknown)]
+    others = sum(look is _unknown for look in items.values())
+    return [*known, (path, _folder(len(known), others))] if others or not known else known
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """What is in a folder, to the bottom: files, and folders that are something by themselves.
+
+    Links to folders are not followed; hidden names and sidecars are left out.
+    """
+    for place, folders, names in os.walk(folder):
+        whole = [name for name in sorted(folders) if _whole_folder(Path(place) / name) is not None]
+        folders[:] = [name for name in sorted(folders) if not name.startswith(".") and name not in whole]
+        shown = [name for name in sorted(names) if not name.startswith(".") and not name.endswith(SIDECAR)]
+        yield from (Path(place) / name for name in (*whole, *shown))
+
+
+def _whole_folder(folder: Path) -> Look | None:
+    """How to look at a folder that is one thing, by the files that make it one."""
+    if folder.suffix == ".zarr":
+        return bags.bag
+    if (folder / "config.json").is_file() and (folder / WEIGHTS).is_file():
+        return models.model
+    if (folder / TENSORS).is_file() and (folder / VALUES).is_file():
+        return models.training
+    if (folder / "result.json").is_file() and (folder / "predictions.parquet").is_file():
+        return models.trained
+    if (folder / "cohort.json").is_file():
+        return models.cohort
+    return None
+
+
+def _look(path: Path) -> Look:
+    """How to look at a file: by its suffix, and by its content where one suffix is used for several things."""
+    if not path.is_file():
+        return slides.odd("a link to what is not there" if path.is_symlink() else "no regular file")
+    suffix = path.suffix.lower()
+    if suffix == ".safetensors":
+        return models.tokens if models.is_tokens(path) else bags.bag
+    if suffix == ".csv":
+        return bags.bag if slidechat.is_one(path) else tables.table
+    if suffix in SUFFIXES:
+        return slides.whole(find_slides([path])[0])
+    return _BY_SUFFIX.get(suffix, _unknown)
+
+
+def _unknown(path: Path, run: Inspect) -> Finding:
+    """A file that no reader is for. Named by hand it may still be a slide; in a folder it is only counted."""
+    return slides.slide(path, run)
+
+
+def _folder(known: int, others: int) -> Look:
+    facts = {"shown one by one": known, "of no kind Abbe reads": others}
+    return lambda path, run: Finding(printable(path), "folder", facts)
+
+
+_BY_SUFFIX: dict[str, Look] = {
+    **dict.fromkeys(FEATURES, bags.bag),
+    ".json": tables.json_file,
+    ".yaml": tables.yaml_file,
+    ".yml": tables.yaml_file,
+    ".parquet": models.predictions,
+}

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.linear_model import RidgeClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from abbe.bench.probe import TASKS, colour_histogram, probe, read_patches, ridge_classes
+from abbe.bench.texture import BenchTexture
+from abbe.console import progress
+from abbe.errors import ConfigError, TableError
+
+CLASSES = ("lung_aca", "lung_n", "lung_scc", "colon_aca", "colon_n")
+
+
+def patch(cls: int, rng: np.random.Generator) -> np.ndarray:
+    """Classes share their colours and differ in the period of their checks."""
+    period = 2 ** (cls % 3)
+    checks = (np.indices((32, 32)) // period).sum(axis=0) % 2
+    colours = np.array([[200, 150, 190], [120, 60, 140]])
+    return np.clip(colours[checks] + rng.integers(-8, 9, (32, 32, 3)), 0, 255).astype(np.uint8)
+
+
+def made(folder: Path, *, groups: int = 12, size: int = 2) -> Path:
+    """A folder as LC25000 is packed: a zip a class and index.csv."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    rows = []
+    for number, cls in enumerate(CLASSES):
+        with zipfile.ZipFile(folder / f"{cls}.zip", "w") as archive:
+            for k in range(groups * size):
+                path = folder / "patch.png"
+                Image.fromarray(patch(number, rng)).save(path)
+                archive.write(path, f"{cls}{k}.png")
+                rows.append((cls, f"{cls}{k}.png", str(k // size), hashlib.sha256(path.read_bytes()).hexdigest()))
+                path.unlink()
+    with open(folder / "index.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("class", "file", "group", "sha256"), *rows])
+    return folder
+
+
+def test_patches_are_read_in_the_order_of_the_index_from_folders_zips_and_one_zip(tmp_path):
+    data = read_patches(made(tmp_path / "p"))
+    assert data.patches.shape == (120, 32, 32, 3)
+    assert list(dict.fromkeys(data.classes)) == list(CLASSES)
+    assert len(set(data.groups)) == 60  # a group number belongs to its class
+    assert set(data.sha256) == {"index.csv", *(f"{cls}.zip" for cls in CLASSES)}
+    whole = tmp_path / "whole.zip"
+    with zipfile.ZipFile(whole, "w") as archive:
+        archive.write(tmp_path / "p" / "index.csv", "index.csv")
+        for cls in CLASSES:
+            with zipfile.ZipFile(tmp_path / "p" / f"{cls}.zip") as one:
+                for name in one.namelist():
+                    archive.writestr(f"{cls}/{name}", one.read(name))
+    np.testing.assert_array_equal(read_patches(whole).patches, data.patches)
+
+
+def test_missing_and_altered_patches_are_refused(tmp_path):
+    folder = made(tmp_path / "p", groups=1)
+    with pytest.raises(TableError, match=r"no index\.csv"):
+        read_patches(tmp_path)
+    index = (folder / "index.csv").read_text()
+    lines = index.splitlines()
+    (folder / "index.csv").write_text("\n".join([*lines[:-1], lines[-1][:-4] + "0000"]))
+    with pytest.raises(TableError, match=r"colon_n1\.png was altered"):
+        read_patches(folder)
+    (folder / "index.csv").write_text(index + "colon_n,gone.png,9,00\n")
+    with pytest.raises(TableError, match=r"gone\.png is in index\.csv, but not there"):
+        read_patches(folder)
+    (folder / "index.csv").write_text(index.replace("group", "tile"))
+    with pytest.raises(TableError, match="no column 'group'"):
+        read_patches(folder)
+
+
+def test_the_histogram_is_of_colours_alone():
+    patches = np.random.default_rng(1).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    rows = colour_histogram(patches)
+    np.testing.assert_allclose((rows**2).sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(colour_histogram(patches[:, ::-1]), rows)
+    one = colour_histogram(np.full((1, 4, 4, 3), (255, 0, 32), np.uint8))[0]
+    assert one[7 * 64 + 0 * 8 + 1] == 1
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_ridge_classes_are_those_of_scikit_learn(classes):
+    rng = np.random.default_rng(0)
+    rows, codes = rng.normal(2, 3, (200, 20)), rng.integers(0, classes, 200)
+    rows[:, 0] += codes
+    rows[:, 1] = 7  # a feature that does not vary
+    for penalty, told in zip((1.0, 100.0), ridge_classes(rows, codes, rows, (1.0, 100.0)), strict=True):
+        model = make_pipeline(StandardScaler(), RidgeClassifier(penalty)).fit(rows, codes)
+        np.testing.assert_array_equal(told, model.predict(rows))
+
+
+def test_a_probe_tells_informative_features_from_noise_and_keeps_groups_whole(tmp_path):
+    data = read_patches(made(tmp_path / "p"))
+    rng = np.random.default_rng(0)
+    codes = np.unique(data.classes, return_inverse=True)[1]
+    good = np.eye(5, dtype=np.float32)[codes] + rng.normal(0, 0.2, (120, 5)).astype(np.float32)
+    # One number a group: memorised by a probe that splits groups, worth nothing to one that does not.
+    leak = np.eye(60, dtype=np.float32)[np.unique(data.groups, return_inverse=True)[1]]
+    with progress("probing", None) as bar:
+        found = probe({"texture": good, "histogram": leak}, data, 1, bar)
+    assert set(found) == set(TASKS)
+    for task in found.values():
+        assert task["texture"]["value"] > 0.9
+        assert task["histogram"]["value"] < 0.7
+        assert task["difference"]["value"] == pytest.approx(task["texture"]["value"] - task["histogram"]["value"])
+        assert task["difference"]["low"] > 0
+    lung = found["lung, 3 classes"]
+    assert lung["texture"]["n"] == 72
+    assert lung["texture"]["groups"] == 36
+    assert lung["classes"] == dict.fromkeys(CLASSES[:3], 24)
+
+
+@pytest.mark.slow
+def test_the_verb_writes_speed_and_probe(tmp_path, capsys):
+    folder = made(tmp_path / "p")
+    run = BenchTexture(folder, repeats=1, results=tmp_path / "out", side=32, per_class=1, rounds=1)
+    assert run.run() == 0
+    assert "Linear probe on 120 patches of 32 pixels" in capsys.readouterr().out
+    found = json.loads(next((tmp_path / "out").glob("*-texture.json")).read_text())
+    assert found["probe"]["seeds"] == [0]
+    task = found["probe"]["tasks"]["lung, 3 classes"]
+    assert task["texture"]["value"] > task["histogram"]["value"] + 0.2
+    assert found["per_second_wall"]["min"] > 0
+
+
+def test_options_that_cannot_be_are_refused():
+    with pytest.raises(ConfigError, match="--repeats is 0"):
+        BenchTexture(repeats=0).run()
