@@ -14,46 +14,36 @@ import pandas as pd
 import pytest
 
 from abbe.cohorts import phantom as module
-from abbe.cohorts.bank import BankPlan, PatchBank
+from abbe.cohorts import writer
+from abbe.cohorts.bank import PatchBank
+from abbe.cohorts.describe import label_of
+from abbe.cohorts.kinds import PHANTOM
 from abbe.cohorts.layout import TUMOUR
 from abbe.cohorts.phantom import (
+    CohortPlan,
     NeedlePlan,
     PhantomCohort,
     difficulty,
     features_folder,
+    oracle_scores,
     patch_probe,
     seen_scores,
     write_needle_cohort,
 )
+from abbe.cohorts.plan import METASTASIS_RISK, patients
 from abbe.cohorts.tables import SPLITS, read_labels
 from abbe.cohorts.tissue import TISSUE_CLASSES
 from abbe.errors import StoreError
 from abbe.store import commit
 from abbe.store.bags import read_bag
+from cohorts.banks import BANK, random_bank
 
-BANK = BankPlan(sites=2, normal=(3, 2, 2), tumour=(4, 2, 3))
 PLAN = NeedlePlan(fraction=0.05, slides=(14, 6, 9), patches=60, seed=3)
 COLUMNS = [
     "slide_id", "case_id", "site", "split", "n_patches", "task", "label", "subtype", "grade", "metastasis",
     "necrosis_share", "til_pattern", "evidence_fraction",
 ]  # fmt: skip
 A2, B2 = TISSUE_CLASSES.index("tumour_a2"), TISSUE_CLASSES.index("tumour_b2")
-
-
-def random_bank(*, clear: float = 10.0, plan: BankPlan = BANK) -> PatchBank:
-    """A bank of normal rows [M, 16] whose classes lie `clear` apart."""
-    cells = [
-        (cls, site, setting, split)
-        for cls in range(len(TISSUE_CLASSES))
-        for site in range(plan.sites)
-        for setting in range(3)
-        for split in range(3)
-        for _ in range(plan.per_cell(cls)[split])
-    ]
-    cls, site, setting, split = np.array(cells).T
-    features = np.random.default_rng(0).standard_normal((len(cls), 16)).astype(np.float32)
-    features[np.arange(len(cls)), cls] += clear
-    return PatchBank(plan, features, cls, site, setting, split)
 
 
 @pytest.fixture(scope="module")
@@ -165,14 +155,22 @@ def test_two_slides_are_two_patients_of_both_subtypes(seed, rows, tmp_path):
 
 
 def test_nothing_but_the_deposit_depends_on_the_subtype(rows, tmp_path):
-    a = module._patients(PLAN, BANK, 0, 5)[0]
+    a = patients(PLAN, 0, sites=2, settings=3)[0]
     assert a.subtype == "a"
-    label, classes, drawn = module._write_slide(tmp_path, PLAN, rows, 0, 0, a)
-    other, other_classes, other_drawn = module._write_slide(tmp_path, PLAN, rows, 0, 0, replace(a, subtype="b"))
+    made = [
+        writer._draw_slide(tmp_path, PLAN, rows, writer._Slide(0, 0, replace(a, subtype=subtype), 0.1))
+        for subtype in "ab"
+    ]
+    classes, other_classes = (one.layout.patch_classes for one in made)
+    drawn, other_drawn = (one.bank_rows for one in made)
     normal = ~np.isin(classes, TUMOUR)
     np.testing.assert_array_equal(~np.isin(other_classes, TUMOUR), normal)
     np.testing.assert_array_equal(other_drawn[normal], drawn[normal])
     assert (other_drawn[~normal] != drawn[~normal]).all()
+    label, other = (
+        label_of(PLAN, PHANTOM, "x", 0, replace(a, subtype=subtype), one.layout)
+        for subtype, one in zip("ab", made, strict=True)
+    )
     assert {name for name in label if label[name] != other[name]} == {"label", "subtype"}
 
 
@@ -193,8 +191,12 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(out, rows, labe
 
 def test_the_record_holds_parameters_hashes_and_difficulty(out, rows):
     record = json.loads((out / "cohort.json").read_text(encoding="utf-8"))
-    assert (record["format"], record["version"], record["slides"]) == ("abbe-cohort", 1, 29)
-    assert record["parameters"]["needle"] == {"fraction": 0.05, "slides": [14, 6, 9], "patches": 60, "seed": 3}
+    assert (record["format"], record["version"], record["slides"]) == ("abbe-cohort", 2, 29)
+    plan = {"task": "needle", "fraction": 0.05, "slides": [14, 6, 9], "patches": 60, "seed": 3, "deposit": 0.2}
+    assert record["parameters"]["plan"] == plan
+    assert (record["filling"], record["parameters"]["level"]) == ("phantom", "features")
+    assert record["classes"] == list(TISSUE_CLASSES)
+    assert record["features"] == "20x_256px_0px_overlap/features_texture"
     assert record["parameters"]["bank"]["sites"] == 2
     assert record["labels_sha256"] == commit.file_sha256(out / "labels.csv")
     assert record["truth_sha256"] == commit.file_sha256(out / "truth" / "patches.parquet")
@@ -204,7 +206,7 @@ def test_the_record_holds_parameters_hashes_and_difficulty(out, rows):
 
 def test_a_whole_cohort_is_read_back(out, rows, monkeypatch):
     before = contents(out)
-    monkeypatch.setattr(module, "_write_slide", None)
+    monkeypatch.setattr(writer, "_draw_slide", None)
     assert write_needle_cohort(out, PLAN, rows) == json.loads((out / "cohort.json").read_text(encoding="utf-8"))
     assert contents(out) == before
 
@@ -240,10 +242,10 @@ def test_what_is_missing_or_torn_is_made_again_or_refused_by_name(name, harm, sm
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"fraction": 0.06}, r"needle\.fraction is 0\.05 there and 0\.06 here"),
-        ({"slides": (3, 2, 3)}, r"needle\.slides is \[3, 2, 2\] there and \[3, 2, 3\] here"),
-        ({"patches": 61}, r"needle\.patches is 60 there and 61 here"),
-        ({"seed": 5}, r"needle\.seed is 3 there and 5 here"),
+        ({"fraction": 0.06}, r"plan\.fraction is 0\.05 there and 0\.06 here"),
+        ({"slides": (3, 2, 3)}, r"plan\.slides is \[3, 2, 2\] there and \[3, 2, 3\] here"),
+        ({"patches": 61}, r"plan\.patches is 60 there and 61 here"),
+        ({"seed": 5}, r"plan\.seed is 3 there and 5 here"),
     ],
 )
 def test_another_plan_in_the_folder_is_refused(half_way, change, words, small, rows):
@@ -277,6 +279,7 @@ def test_the_ceiling_counts_b_for_and_a_against(out, rows, labels):
     np.testing.assert_array_equal(seen_scores(out, rows, labels["slide_id"].tolist()), signed)
     backwards = labels["slide_id"].tolist()[::-1]
     np.testing.assert_array_equal(seen_scores(out, rows, backwards), signed[::-1])
+    np.testing.assert_array_equal(oracle_scores(out, backwards), signed[::-1])
 
 
 def test_the_probe_learns_from_the_train_split_alone(out, rows, labels):
@@ -309,15 +312,19 @@ def test_scores_with_another_bank_or_of_unknown_slides_are_refused(out, rows):
         seen_scores(out, random_bank(plan=replace(BANK, seed=1)), ["test-0000"])
     with pytest.raises(ValueError, match="no slide 'nobody' in this cohort"):
         seen_scores(out, rows, ["test-0000", "nobody"])
+    with pytest.raises(ValueError, match="no slide 'nobody' in this cohort"):
+        oracle_scores(out, ["nobody"])
+    with pytest.raises(StoreError, match=r"cohort\.json: not there; make the cohort first"):
+        oracle_scores(out / "elsewhere", ["test-0000"])
 
 
 def test_the_command_makes_cohort_and_prints_its_record(rows, tmp_path, monkeypatch, capsys):
     asked = []
     monkeypatch.setattr(module, "bank", lambda plan, folder, workers: asked.append((plan, folder, workers)) or rows)
     plan = replace(PLAN, slides=(3, 2, 2))
-    assert PhantomCohort(tmp_path, plan, BANK, workers=1, json=True).run() == 0
+    assert PhantomCohort(tmp_path, plan, bank=BANK, workers=1, json=True).run() == 0
     assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "cohort.json").read_text(encoding="utf-8"))
-    assert PhantomCohort(tmp_path, plan, BANK, bank_folder=tmp_path / "shared").run() == 0
+    assert PhantomCohort(tmp_path, plan, bank=BANK, bank_folder=tmp_path / "shared").run() == 0
     assert "7 slides" in capsys.readouterr().out
     assert asked == [(BANK, tmp_path / "bank", 1), (BANK, tmp_path / "shared", None)]
 
@@ -332,8 +339,26 @@ def test_the_command_makes_cohort_and_prints_its_record(rows, tmp_path, monkeypa
         ({"slides": (5, 5)}, r"got \(5, 5\)"),
         ({"patches": 15}, "patches must be at least 16, got 15"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"task": "needles"}, "task must be one of needle, mixture, spatial, got 'needles'"),
+        ({"deposit": 0.6}, r"deposit must lie in \(0, 0\.5\], got 0\.6"),
+        ({"task": "spatial", "patches": 200}, "has no inside; the spatial task needs deposit x patches of at least 60"),
     ],
 )
 def test_plans_that_cannot_be_are_refused(values, words):
     with pytest.raises(ValueError, match=words):
         NeedlePlan(**values)
+
+
+def test_metastasis_is_the_patients_and_follows_the_stated_risk(labels):
+    assert (labels.groupby("case_id")["metastasis"].nunique() == 1).all()
+    plan = CohortPlan(slides=(3000, 2, 2))
+    of = {patient.case_id: patient for patient in patients(plan, 0, sites=1, settings=1)}
+    for grade, risk in METASTASIS_RISK.items():
+        having = [patient.metastasis for patient in of.values() if patient.grade == grade]
+        assert abs(np.mean(having) - risk) < 4 * (risk * (1 - risk) / len(having)) ** 0.5
+
+
+def test_another_task_is_not_taken_for_a_needle(rows, tmp_path):
+    with pytest.raises(ValueError, match="task is 'mixture'; this is about the needle task alone"):
+        write_needle_cohort(tmp_path, replace(PLAN, task="mixture"), rows)
+    assert not list(tmp_path.iterdir())

@@ -16,11 +16,13 @@ import pandas as pd
 import torch
 
 from abbe.bench.record import about, circumstances, table, write_result
-from abbe.cohorts.artefacts import ArtefactRows, artefact_rows, strew
-from abbe.cohorts.bank import BankPlan, bank, cell_patches
-from abbe.cohorts.phantom import NeedlePlan, features_folder, write_needle_cohort
+from abbe.cohorts.artefacts import ArtefactRows, artefact_rows, real_images, strew
+from abbe.cohorts.bank import BankPlan, PatchBank, bank, cell_patches
+from abbe.cohorts.mosaic import SPLITS_OF_GROUPS, MosaicBankPlan, mosaic_bank
+from abbe.cohorts.plan import CohortPlan
 from abbe.cohorts.tables import SPLITS
 from abbe.cohorts.tissue import TISSUE_CLASSES
+from abbe.cohorts.writer import features_folder, write_cohort
 from abbe.console import progress, result, say
 from abbe.evaluate.compare import Contender, predictions_on_test, train_all
 from abbe.metrics.bootstrap import Interval, Statistic, nested_bootstrap
@@ -33,6 +35,7 @@ from abbe.train.loop import Recipe
 
 _CLAIMED = 0.6
 _ARTEFACTS = (4, 2, 3)  # artefacts rendered for train, val and test of each class, site and stain setting
+_FROM_MOSAIC = 120  # real patches of each split that are made artefacts
 _APART = 1_000_000  # bank splits of artefacts lie this far from those of tissue, so that they share no patch
 
 
@@ -42,8 +45,9 @@ class BenchSlots:
 
     Example:
       abbe bench slots --out bench-slots --results benchmarks/results
+      abbe bench slots --out bench-slots --mosaic lc25000
 
-    Every seed has a cohort, a bank of rendered patches and an initialisation of its own. A share of the patches is
+    Every seed has a cohort, a bank split and an initialisation of its own. A share of the patches is
     replaced by artefacts (out of focus, pen, fold). Everything is counted on held-out patients, in eval mode. Finished
     runs in OUT are read back.
     """
@@ -60,9 +64,9 @@ class BenchSlots:
     """evidence: share of a slide's patches that are tumour"""
     artefacts: float = 0.05
     """share of a slide's patches that are artefacts"""
-    slides: tuple[int, int, int] = (200, 60, 120)
+    slides: tuple[int, int, int] = (160, 50, 120)
     """slides for train, val and test"""
-    patches: int = 1000
+    patches: int = 600
     """patches a slide"""
     epochs: int = 20
     """epochs of every run, at a constant rate; the best on validation slides is kept"""
@@ -70,8 +74,14 @@ class BenchSlots:
     """learning rate"""
     tokens: int = 32
     """slots"""
-    bank: BankPlan = field(default_factory=BankPlan)
+    standardize: bool = True
+    """bring features to one scale, as `abbe train classify` does; --no-standardize takes them as they come"""
+    bank: BankPlan = field(default_factory=lambda: BankPlan(normal=(8, 3, 6), tumour=(14, 5, 10)))
     """the rendered patches"""
+    mosaic: tuple[Path, ...] = ()
+    """folders or zips of real labelled patches, for the same study on mosaics"""
+    mosaic_bank: MosaicBankPlan = field(default_factory=MosaicBankPlan)
+    """which of their classes are what"""
     workers: int | None = None
     """runs at a time (default: one a core)"""
     draws: int = 1000
@@ -83,7 +93,7 @@ class BenchSlots:
         found = bench_slots(self)
         text = markdown(found)
         if self.results is not None:
-            write_result(self.results, "slots", found, text)
+            write_result(self.results, "slots" if self.standardize else "slots-raw", found, text)
         result(text, found, json_output=self.json)
         return 0
 
@@ -101,6 +111,8 @@ class _Filled:
 def bench_slots(run: BenchSlots) -> dict[str, Any]:
     """Everything the study measures, as plain JSON values."""
     fillings: dict[str, Callable[[int], _Filled]] = {"phantom": lambda seed: _phantom(run, seed)}
+    if run.mosaic:
+        fillings["mosaic"] = lambda seed: _mosaic(run, seed)
     found: dict[str, Any] = {}
     for name, fill in fillings.items():
         tables: dict[float, list[pd.DataFrame]] = {weight: [] for weight in run.weights}
@@ -110,8 +122,8 @@ def bench_slots(run: BenchSlots) -> dict[str, Any]:
             _train(run, cohort, seed)
             for weight in run.weights:
                 contender = _contender(run, weight)
-                tables[weight] += predictions_on_test(cohort.folder / "runs", contender.name, (seed,))
-                model = cohort.folder / "runs" / contender.name / f"seed{seed}" / "model"
+                tables[weight] += predictions_on_test(_runs(run, cohort), contender.name, (seed,))
+                model = _runs(run, cohort) / contender.name / f"seed{seed}" / "model"
                 usage[weight].append(_usage(run, model, cohort, tables[weight][-1]["slide_id"].tolist()))
             say(f"{name}, seed {seed}: done")
         found[name] = [_row(run, weight, tables, usage) for weight in run.weights]
@@ -126,6 +138,7 @@ def bench_slots(run: BenchSlots) -> dict[str, Any]:
             "epochs": run.epochs,
             "rate": run.rate,
             "tokens": run.tokens,
+            "standardize": run.standardize,
             "claimed_share": _CLAIMED,
         },
         "fillings": found,
@@ -135,6 +148,7 @@ def bench_slots(run: BenchSlots) -> dict[str, Any]:
 def _command(run: BenchSlots) -> str:
     lists = {"weights": run.weights, "seeds": run.seeds, "slides": run.slides}
     words = [f"--{name} {' '.join(f'{value:g}' for value in values)}" for name, values in lists.items()]
+    words += ["--mosaic PATCHES"] * bool(run.mosaic) + ["--no-standardize"] * (not run.standardize)
     words += [f"--{name} {getattr(run, name):g}" for name in ("fraction", "artefacts", "patches", "epochs", "rate")]
     return f"abbe bench slots --out OUT {' '.join(words)}"
 
@@ -144,12 +158,29 @@ def _contender(run: BenchSlots, weight: float) -> Contender:
 
 
 def _phantom(run: BenchSlots, seed: int) -> _Filled:
-    plan = replace(run.bank, split=seed)
-    rows = bank(plan, run.out / f"bank-{seed}", workers=run.workers)
-    folder = run.out / f"phantom-{seed}"
-    write_needle_cohort(folder, NeedlePlan(run.fraction, run.slides, run.patches, seed), rows)
-    evidence = [number for number, name in enumerate(TISSUE_CLASSES) if name.startswith("tumour")]
-    return _strewn(run, folder, features_folder(folder, plan.encoder), evidence, seed, lambda: _spoiled(plan, seed))
+    rows = bank(replace(run.bank, split=seed), run.out / f"bank-{seed}", workers=run.workers)
+    return _filled(run, run.out / f"phantom-{seed}", rows, seed, lambda: _spoiled(replace(run.bank, split=seed), seed))
+
+
+def _mosaic(run: BenchSlots, seed: int) -> _Filled:
+    plan = replace(run.mosaic_bank, patches=tuple(map(str, run.mosaic)), split=seed % SPLITS_OF_GROUPS)
+    folder = run.out / "bank-mosaic"
+    rows = mosaic_bank(plan, folder, workers=run.workers)
+
+    def make() -> ArtefactRows:
+        return artefact_rows(real_images(rows, folder, _FROM_MOSAIC), encoder=plan.encoder, seed=seed)
+
+    return _filled(run, run.out / f"mosaic-{seed}", rows, seed, make)
+
+
+def _filled(run: BenchSlots, folder: Path, rows: PatchBank, seed: int, make: Callable[[], ArtefactRows]) -> _Filled:
+    plan = CohortPlan(fraction=run.fraction, slides=run.slides, patches=run.patches, seed=seed)
+    write_cohort(folder, plan, rows)
+    features = features_folder(folder, rows.plan.encoder, rows.job)
+    evidence = (*rows.kinds.a, *rows.kinds.b)
+    out = folder / "with-artefacts"
+    where = strew(folder, features, out, make, evidence=evidence, share=run.artefacts, seed=seed)
+    return _Filled(folder, out, where, evidence)
 
 
 def _spoiled(plan: BankPlan, seed: int) -> ArtefactRows:
@@ -166,17 +197,8 @@ def _spoiled(plan: BankPlan, seed: int) -> ArtefactRows:
     return artefact_rows(images, encoder=plan.encoder, seed=seed)
 
 
-def _strewn(
-    run: BenchSlots,
-    folder: Path,
-    features: Path,
-    evidence: Sequence[int],
-    seed: int,
-    make: Callable[[], ArtefactRows],
-) -> _Filled:
-    out = folder / "with-artefacts"
-    where = strew(folder, features, out, make, evidence=evidence, share=run.artefacts, seed=seed)
-    return _Filled(folder, out, where, evidence)
+def _runs(run: BenchSlots, cohort: _Filled) -> Path:
+    return cohort.folder / ("runs" if run.standardize else "runs-raw")
 
 
 def _train(run: BenchSlots, cohort: _Filled, seed: int) -> None:
@@ -184,7 +206,8 @@ def _train(run: BenchSlots, cohort: _Filled, seed: int) -> None:
         [_contender(run, weight) for weight in run.weights],
         features=cohort.features,
         labels=cohort.folder / "labels.csv",
-        out=cohort.folder / "runs",
+        out=_runs(run, cohort),
+        standardize=run.standardize,
         recipe=Recipe(epochs=run.epochs, lr=run.rate, plateau_patience=run.epochs, early_stop=run.epochs),
         seeds=(seed,),
         workers=run.workers,
@@ -252,6 +275,7 @@ _SAID = {
 def markdown(found: dict[str, Any]) -> str:
     """The study as a page: a table a filling, a column a λ, and what becomes of the claim."""
     settings = found["settings"]
+    scale = "brought to one scale" if settings["standardize"] else "as they come"
     parts = []
     for name, rows in found["fillings"].items():
         columns = [f"{name} [95 %]", *(f"λ = {row['weight']:g}" for row in rows)]
@@ -265,9 +289,9 @@ def markdown(found: dict[str, Any]) -> str:
     return f"""# Slots: what λ does to them
 
 {about(found["circumstances"])}
-TC-SSA, {settings["tokens"]} slots, attention pooling; needle of {100 * settings["fraction"]:g} %, artefacts
-{100 * settings["artefacts"]:g} %, about {settings["patches"]} patches a slide,
-{" / ".join(map(str, settings["slides"]))} slides train / val / test. {settings["epochs"]} epochs at
+TC-SSA, {settings["tokens"]} slots, attention pooling, features {scale}; needle of
+{100 * settings["fraction"]:g} %, artefacts {100 * settings["artefacts"]:g} %, about {settings["patches"]} patches
+a slide, {" / ".join(map(str, settings["slides"]))} slides train / val / test. {settings["epochs"]} epochs at
 {settings["rate"]:g}, the best on validation slides kept. Each seed has its own bank, cohort and initialisation;
 intervals resample seeds and, within them, patients.
 

@@ -6,6 +6,7 @@ it is known which patches are artefacts.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,10 +18,13 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from abbe.cohorts.bank import PatchBank
+from abbe.cohorts.labelled import expand, find_images, read_images
+from abbe.cohorts.mosaic import MosaicBankPlan, index_of
 from abbe.cohorts.records import earlier, plain
 from abbe.cohorts.tables import SPLITS
 from abbe.console import progress
-from abbe.errors import InputError
+from abbe.errors import InputError, SlideError
 from abbe.slides.patch_encoders import create_patch_encoder
 from abbe.store import commit
 from abbe.store.bags import read_bag, write_bag
@@ -68,6 +72,26 @@ def artefact_rows(images: Sequence[Sequence[Pixels]], *, encoder: str, seed: int
     ]
     split = np.repeat(np.arange(len(images)), [len(patches) for patches in images])
     return ArtefactRows(np.asarray(encode(np.stack(made)), np.float32), split, encoder)
+
+
+def real_images(rows: PatchBank, folder: Path, count: int) -> list[list[Pixels]]:
+    """About `count` real patches without tumour for each split, evenly over a mosaic's bank, to be spoiled.
+
+    folder: where the bank lies; its record says which group has which number.
+    """
+    plan = rows.plan
+    assert isinstance(plan, MosaicBankPlan)
+    assert rows.group is not None
+    names = json.loads((folder / "bank.json").read_text(encoding="utf-8"))["groups"]
+    split_of = {names[group]: int(split) for group, split in zip(rows.group, rows.split, strict=True)}
+    images, _ = find_images(expand(plan.patches), plan.rest, index_of(plan))
+    chosen: list[list[Pixels]] = []
+    for split in range(len(SPLITS)):
+        of_split = [image for image in images if split_of.get(image.group) == split]
+        picked = of_split[:: max(1, len(of_split) // count)][:count]
+        read = read_images(picked, plan.patch_size, resize=plan.resize)
+        chosen.append([pixels for _, pixels in read if not isinstance(pixels, SlideError)])
+    return chosen
 
 
 def strew(

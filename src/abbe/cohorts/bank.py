@@ -1,4 +1,4 @@
-"""The rendered bank: encoded phantom patches of every class, site and stain setting, each belonging to one split.
+"""A bank: encoded patches of every class, each belonging to one split; here rendered, of every site and stain setting.
 
 A feature-level slide is rows drawn from here, so thousands of slides cost minutes. A bank patch never serves two
 splits: what a model learns about a patch cannot help it on the patches it is measured on.
@@ -7,20 +7,23 @@ splits: what a model learns about a patch cannot help it on the patches it is me
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from joblib import Parallel, delayed
 from safetensors.numpy import load_file, save_file
 
+from abbe.cohorts.kinds import PHANTOM, Kinds
 from abbe.cohorts.records import earlier, plain
 from abbe.cohorts.tables import SPLITS
-from abbe.cohorts.tissue import TISSUE_CLASSES, render, site_stain
+from abbe.cohorts.tissue import MPP, TISSUE_CLASSES, render, site_stain
 from abbe.console import progress
 from abbe.errors import InputError
 from abbe.slides.patch_encoders import create_patch_encoder
 from abbe.store import commit
+from abbe.store.trident import job_name
 
 SETTINGS = 3
 PATCH_SIZE = 256
@@ -61,16 +64,60 @@ class BankPlan:
         return self.tumour if TISSUE_CLASSES[cls].startswith("tumour") else self.normal
 
 
+class AnyBankPlan(Protocol):
+    """A dataclass that says what a bank is made of."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def encoder(self) -> str: ...
+
+
 @dataclass(frozen=True, eq=False)
 class PatchBank:
-    """Rows and what they are. features: [M, D] float32; cls, site, setting, split: [M] int64 (split: 0, 1, 2)."""
+    """Rows and what they are. features: [M, D] float32; cls, site, setting, split: [M] int64 (split: 0, 1, 2).
 
-    plan: BankPlan
+    group: [M] int64, rows cut from one image or patient, or None where every row stands alone.
+    kinds: what the numbers in `cls` mean.  patch_size: pixels.  mpp: microns a pixel, or None where nobody knows.
+    sources: SHA-256 of the files it was made from, empty where it was rendered.
+    """
+
+    plan: AnyBankPlan
     features: np.ndarray
     cls: np.ndarray
     site: np.ndarray
     setting: np.ndarray
     split: np.ndarray
+    group: np.ndarray | None = None
+    kinds: Kinds = PHANTOM
+    patch_size: int = PATCH_SIZE
+    mpp: float | None = MPP
+    sources: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def filling(self) -> str:
+        """phantom, or mosaic where it holds real patches."""
+        return "mosaic" if self.sources else "phantom"
+
+    @property
+    def sites(self) -> int:
+        """Number of sites."""
+        return int(self.site.max()) + 1
+
+    @property
+    def settings(self) -> int:
+        """Number of stain settings of each site."""
+        return int(self.setting.max()) + 1
+
+    @property
+    def job(self) -> str:
+        """Folder of a cohort's tiling; it does not name a magnification that nobody knows."""
+        return job_name(self.mpp, self.patch_size, 0) if self.mpp else f"mosaic_{self.patch_size}px_0px_overlap"
+
+    def described(self) -> dict[str, Any]:
+        """What a cohort drawn from it records of it, in plain JSON values: the plan, and hashes instead of paths."""
+        said = {name: value for name, value in plain(asdict(self.plan)).items() if name not in ("patches", "index")}
+        return {**said, "sources": self.sources} if self.sources else said
 
     def rows(self, *, cls: int, site: int, setting: int, split: int) -> np.ndarray:
         """Row numbers of one cell in one split."""
@@ -88,7 +135,8 @@ def bank(plan: BankPlan, folder: str | Path, *, workers: int | None = None) -> P
     tensors, record = folder / "bank.safetensors", folder / "bank.json"
     known = earlier(record, format=FORMAT, version=VERSION, key="plan", wanted=plain(asdict(plan)))
     if known is not None and commit.is_done(tensors):
-        return PatchBank(plan, **load_file(tensors))
+        rows = load_file(tensors)
+        return PatchBank(plan, rows["features"], rows["cls"], rows["site"], rows["setting"], rows["split"])
     made = _render(plan, workers or os.cpu_count() or 1)
     # Contiguous, because safetensors writes the buffer of a strided view as if it were whole.
     arrays = {name: np.ascontiguousarray(value) for name, value in vars(made).items() if isinstance(value, np.ndarray)}

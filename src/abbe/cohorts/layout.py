@@ -1,8 +1,8 @@
 """The layout engine: which patch of a slide has which class, and the pixel-level class map that follows from it.
 
 A task is a function from a random generator to a :class:`Layout`. They share four parts: tissue pieces
-(:func:`_tissue`), contiguous regions of normal tissue (:func:`_regions`), connected growth of a deposit
-(:func:`_grown`) and smooth noise on the raster (:func:`_smooth`).
+(:func:`tissue_mask`), contiguous regions of normal tissue (:func:`regions`), connected growth of a deposit
+(:func:`grown_from`) and smooth noise on the raster (:func:`smooth`).
 """
 
 from __future__ import annotations
@@ -75,30 +75,42 @@ def needle_layout(
     tumour_class: int,
     fraction: float,
     shape: tuple[int, int] | None = None,
+    rest: tuple[int, ...] = NON_TUMOUR,
+    tumours: tuple[int, ...] = TUMOUR,
 ) -> Layout:
     """One connected tumour deposit of ``max(1, round(fraction * n_patches))`` patches in mixed normal tissue.
 
-    ``shape``: (rows, cols) of the raster, otherwise chosen a little larger than the tissue. Raises InputError when
-    an argument is out of range or the raster cannot hold ``n_patches``.
+    ``shape``: (rows, cols) of the raster, otherwise chosen a little larger than the tissue. ``rest``, ``tumours``:
+    the numbers of the classes that are not tumour, and of those that are. Raises InputError when an argument is out
+    of range or the raster cannot hold ``n_patches``.
     """
     if n_patches < 1:
         raise InputError(f"needle_layout: n_patches must be at least 1, got {n_patches}")
-    if tumour_class not in TUMOUR:
-        raise InputError(f"needle_layout: tumour_class must be one of {TUMOUR[0]} to {TUMOUR[-1]}, got {tumour_class}")
+    if tumour_class not in tumours:
+        raise InputError(
+            f"needle_layout: tumour_class must be one of {tumours[0]} to {tumours[-1]}, got {tumour_class}"
+        )
     if not 0 < fraction <= 1:
         raise InputError(f"needle_layout: fraction must lie in (0, 1], got {fraction}")
     if shape is not None and (min(shape) < 1 or shape[0] * shape[1] < n_patches):
         raise InputError(f"needle_layout: shape {shape} cannot hold n_patches = {n_patches}")
-    size = max(1, round(fraction * n_patches))
-    tissue = _tissue(rng, n_patches, shape, pieces=int(rng.integers(1, 4)))
-    deposit = _deposit(rng, tissue, size)
-    if deposit is None:  # no piece is large enough: one connected piece always is
-        tissue = _grown(rng, np.ones(tissue.shape, bool), (tissue.shape[0] // 2, tissue.shape[1] // 2), n_patches)
-        deposit = _deposit(rng, tissue, size)
-        assert deposit is not None
-    classes = np.where(tissue, _regions(rng, tissue), np.uint8(GLASS))
+    tissue, deposit = tissue_with_deposit(rng, n_patches, max(1, round(fraction * n_patches)), shape)
+    classes = np.where(tissue, regions(rng, tissue, rest), np.uint8(GLASS))
     classes[deposit] = tumour_class
     return Layout(classes)
+
+
+def tissue_with_deposit(
+    rng: np.random.Generator, n: int, size: int, shape: tuple[int, int] | None = None, *, ragged: float = 1.2
+) -> tuple[Mask, Mask]:
+    """Tissue of ``n`` patches in one to three pieces, and one connected deposit of ``size`` >= 1 of them."""
+    tissue = tissue_mask(rng, n, shape, pieces=int(rng.integers(1, 4)))
+    deposit = deposit_in(rng, tissue, size, ragged)
+    if deposit is None:  # no piece is large enough: one connected piece always is
+        tissue = grown_from(rng, np.ones(tissue.shape, bool), (tissue.shape[0] // 2, tissue.shape[1] // 2), n)
+        deposit = deposit_in(rng, tissue, size, ragged)
+        assert deposit is not None
+    return tissue, deposit
 
 
 def pixel_classes(
@@ -139,7 +151,7 @@ def pixel_classes(
     return near[source(0, y0, height, top), source(1, x0, width, left)]
 
 
-def _smooth(rng: np.random.Generator, rows: int, columns: int, cell: float) -> NDArray[np.float64]:
+def smooth(rng: np.random.Generator, rows: int, columns: int, cell: float) -> NDArray[np.float64]:
     """Smooth noise on the raster, ``[rows, cols]``, mean 0, sd about 1, features of about ``cell`` patches."""
 
     def weights(length: int) -> NDArray[np.float64]:
@@ -152,7 +164,7 @@ def _smooth(rng: np.random.Generator, rows: int, columns: int, cell: float) -> N
     return left @ rng.standard_normal((left.shape[1], right.shape[1])) @ right.T
 
 
-def _tissue(rng: np.random.Generator, n: int, shape: tuple[int, int] | None, *, pieces: int) -> Mask:
+def tissue_mask(rng: np.random.Generator, n: int, shape: tuple[int, int] | None, *, pieces: int) -> Mask:
     """Exactly ``n`` patches in up to ``pieces`` irregular blobs: the highest values of bumps plus smooth noise."""
     if shape is None:
         stretch = float(rng.uniform(0.6, 1.6))
@@ -171,7 +183,7 @@ def _tissue(rng: np.random.Generator, n: int, shape: tuple[int, int] | None, *, 
         u, v = (x - cx) / rx, (y - cy) / ry
         height = np.maximum(height, -((u + tilt * v) ** 2) - (v - tilt * u) ** 2)
     coarse = max(2.0, 0.18 * (rows * columns) ** 0.5)
-    height = height + 0.32 * _smooth(rng, rows, columns, coarse) + 0.1 * _smooth(rng, rows, columns, coarse / 3)
+    height = height + 0.32 * smooth(rng, rows, columns, coarse) + 0.1 * smooth(rng, rows, columns, coarse / 3)
     # The raster's edge is glass where there is room: a piece is not cut by it.
     edge = np.minimum(np.minimum(x, 1 - x) * columns, np.minimum(y, 1 - y) * rows)
     height = height - 2 * np.exp(-edge / 1.2)
@@ -181,46 +193,46 @@ def _tissue(rng: np.random.Generator, n: int, shape: tuple[int, int] | None, *, 
     return tissue.reshape(shape)
 
 
-def _regions(rng: np.random.Generator, tissue: Mask) -> NDArray[np.uint8]:
-    """Normal classes in contiguous regions with ragged borders, uint8 ``[rows, cols]`` (over glass too).
+def regions(rng: np.random.Generator, tissue: Mask, kinds: tuple[int, ...] = NON_TUMOUR) -> NDArray[np.uint8]:
+    """The classes ``kinds`` in contiguous regions with ragged borders, uint8 ``[rows, cols]`` (over glass too).
 
     Proportions are drawn per slide (Dirichlet); regions are the warped Voronoi cells of sites, each of one class.
     """
     rows, columns = tissue.shape
     where = np.argwhere(tissue)
     sites = int(np.clip(len(where) // 45, 4, _MAX_SITES))
-    share = rng.dirichlet(np.full(len(NON_TUMOUR), 0.9))
+    share = rng.dirichlet(np.full(len(kinds), 0.9))
     middles = where[rng.integers(0, len(where), sites)] + rng.uniform(-0.5, 0.5, (sites, 2))
-    chosen = rng.choice(np.array(NON_TUMOUR, np.uint8), sites, p=share)
-    warped = where + 1.1 * np.stack([_smooth(rng, rows, columns, 4.0)[tissue] for _ in range(2)], 1)
-    warped += 0.5 * np.stack([_smooth(rng, rows, columns, 1.6)[tissue] for _ in range(2)], 1)
+    chosen = rng.choice(np.array(kinds, np.uint8), sites, p=share)
+    warped = where + 1.1 * np.stack([smooth(rng, rows, columns, 4.0)[tissue] for _ in range(2)], 1)
+    warped += 0.5 * np.stack([smooth(rng, rows, columns, 1.6)[tissue] for _ in range(2)], 1)
     distance = (warped[:, :1] - middles[None, :, 0]) ** 2 + (warped[:, 1:] - middles[None, :, 1]) ** 2
     out = np.full(tissue.shape, GLASS, np.uint8)
     out[tissue] = chosen[np.round(distance, 9).argmin(1)]
     return out
 
 
-def _deposit(rng: np.random.Generator, tissue: Mask, size: int) -> Mask | None:
+def deposit_in(rng: np.random.Generator, tissue: Mask, size: int, ragged: float) -> Mask | None:
     """A connected deposit from a random start; other pieces are tried in turn; None when no piece holds ``size``."""
     left = tissue.copy()
     while left.any():
         starts = np.argwhere(left)
         row, column = starts[rng.integers(len(starts))].tolist()
-        grown = _grown(rng, left, (row, column), size)
+        grown = grown_from(rng, left, (row, column), size, ragged)
         if np.count_nonzero(grown) == size:
             return grown
         left &= ~grown  # the whole piece was too small
     return None
 
 
-def _grown(rng: np.random.Generator, inside: Mask, start: tuple[int, int], size: int) -> Mask:
+def grown_from(rng: np.random.Generator, inside: Mask, start: tuple[int, int], size: int, ragged: float = 1.2) -> Mask:
     """``size`` 4-connected patches of ``inside`` around ``start`` (fewer only when its piece is used up).
 
-    The nearest frontier patch joins next, distances being off by a random amount, which makes borders ragged.
+    The nearest frontier patch joins next, distances being off by ``ragged`` patches on average, at random.
     """
     rows, columns = inside.shape
     free = inside.ravel().tolist()
-    off = rng.exponential(1.2, inside.size).tolist()
+    off = rng.exponential(ragged, inside.size).tolist()
     grown = np.zeros(inside.size, bool)
     first = start[0] * columns + start[1]
     frontier = [(0.0, first)]

@@ -1,14 +1,17 @@
 """Whole phantom slides: a layout becomes a pyramidal TIFF that OpenSlide opens, and its truth beside it.
 
-A slide is rendered tile by tile; of level 0 only one row of tiles is ever held. The level below grows as those rows
-pass (a 16th of the pixels at factor 4), and the rest follow from it.
+A slide is rendered tile by tile, and of any level only one row of tiles is ever held: as a row passes, it leaves its
+part of the next level in a scratch file, from which that level is made in the same way.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import tifffile
@@ -54,19 +57,20 @@ def write_phantom_slide(
     height, width = rows * patch_size, columns * patch_size
     if min(height, width) < factor ** (MIN_LEVELS - 1):
         raise InputError(f"write_phantom_slide: {width} x {height} pixels are too few for {MIN_LEVELS} levels")
-    painter = _Painter(layout, stain, seed, patch_size, factor)
     path = folder / "slides" / f"{slide_id}.tiff"
+    shapes = _shapes(height, width, factor)
     with (
         commit(path, format="phantom-slide", version=1) as temporary,
         tifffile.TiffWriter(temporary, bigtiff=height * width > 2**32) as tiff,
+        ExitStack() as scratch,
     ):
+        files = [scratch.enter_context(tempfile.TemporaryFile(dir=path.parent)) for _ in shapes[1:]]
+        levels = [_Rows(file, shape) for file, shape in zip(files, shapes[1:], strict=True)]
+        painter = _Painter(layout, stain, seed, patch_size, factor, levels[0])
         _write_level(tiff, painter.tiles(), (height, width, 3), scale=1)
-        level, scale = painter.below, factor
-        for number in range(1, 32):
-            _write_level(tiff, _cut(level), level.shape, scale=scale)
-            if number + 1 >= MIN_LEVELS and max(level.shape) <= _SMALLEST:
-                break
-            level, scale = _reduced(level, factor), scale * factor
+        for number, level in enumerate(levels):
+            below = levels[number + 1] if number + 1 < len(levels) else None
+            _write_level(tiff, _cut(level, factor, below), (*level.shape, 3), scale=factor ** (number + 1))
     truth = painter.truth()
     with commit(folder / "truth" / f"{slide_id}.png", format="abbe-truth-map", version=1) as temporary:
         Image.fromarray(truth).save(temporary)
@@ -88,15 +92,45 @@ def write_phantom_slide(
     return path
 
 
+def _shapes(height: int, width: int, factor: int) -> list[tuple[int, int]]:
+    """Height and width of every level, largest first."""
+    shapes = [(height, width)]
+    while len(shapes) < MIN_LEVELS or (max(shapes[-1]) > _SMALLEST and min(shapes[-1]) >= factor):
+        shapes.append((shapes[-1][0] // factor, shapes[-1][1] // factor))
+    return shapes
+
+
+class _Rows:
+    """An image of one level in a scratch file: rows are added at its end, and read back a row of tiles at a time."""
+
+    def __init__(self, file: IO[bytes], shape: tuple[int, int]) -> None:
+        self.shape = shape
+        self._file, self._filled = file, 0
+
+    def add(self, rows: Pixels) -> None:
+        """Append rows, uint8 ``[n, width or more, 3]``; those past the image's height are left out."""
+        kept = rows[: self.shape[0] - self._filled, : self.shape[1]]
+        self._file.write(np.ascontiguousarray(kept).data)
+        self._filled += len(kept)
+
+    def strips(self) -> Iterator[Pixels]:
+        """The image from above, up to ``TILE`` rows at a time."""
+        self._file.seek(0)
+        width = self.shape[1]
+        for y in range(0, self.shape[0], TILE):
+            count = min(TILE, self.shape[0] - y)
+            data = self._file.read(count * width * 3)
+            yield np.frombuffer(data, np.uint8).reshape(count, width, 3)
+
+
 class _Painter:
     """Renders level 0 as a stream of tiles and keeps what else is wanted of it: the next level and the truth."""
 
-    def __init__(self, layout: Layout, stain: Stain, seed: int, patch_size: int, factor: int) -> None:
+    def __init__(self, layout: Layout, stain: Stain, seed: int, patch_size: int, factor: int, below: _Rows) -> None:
         self.layout, self.stain, self.seed = layout, stain, seed
-        self.patch_size, self.factor = patch_size, factor
+        self.patch_size, self.factor, self.below = patch_size, factor, below
         rows, columns = layout.shape
         self.height, self.width = rows * patch_size, columns * patch_size
-        self.below: Pixels = np.empty((self.height // factor, self.width // factor, 3), np.uint8)
         self._votes = np.zeros((rows, columns, len(TISSUE_CLASSES) + 1), np.int32)  # glass is the last column
 
     def tiles(self) -> Iterator[Pixels]:
@@ -107,9 +141,7 @@ class _Painter:
                 classes = pixel_classes(self.layout, x, y, TILE, TILE, self.patch_size, self.seed)
                 self._vote(classes[: self.height - y, : self.width - x], x, y)
                 strip.append(render(x, y, TILE, TILE, classes, stain=self.stain, seed=self.seed))
-            first = y // self.factor
-            reduced = _reduced(np.concatenate(strip, axis=1), self.factor)[: len(self.below) - first]
-            self.below[first : first + len(reduced)] = reduced[:, : self.below.shape[1]]
+            self.below.add(_reduced(np.concatenate(strip, axis=1), self.factor))
             yield from strip
 
     def _vote(self, classes: Pixels, x: int, y: int) -> None:
@@ -141,13 +173,15 @@ def _reduced(image: Pixels, factor: int) -> Pixels:
     return ((total + area // 2) // area).astype(np.uint8)
 
 
-def _cut(image: Pixels) -> Iterator[Pixels]:
-    """Full tiles of an image in raster order, the border ones filled up with their last row and column."""
-    height, width = image.shape[:2]
-    padded = np.pad(image, ((0, -height % TILE), (0, -width % TILE), (0, 0)), mode="edge")
-    for y in range(0, height, TILE):
+def _cut(level: _Rows, factor: int, below: _Rows | None) -> Iterator[Pixels]:
+    """Full tiles of a level in raster order, the border ones filled up with their last row and column."""
+    for strip in level.strips():
+        if below is not None:
+            below.add(_reduced(strip, factor))
+        height, width = strip.shape[:2]
+        padded = np.pad(strip, ((0, -height % TILE), (0, -width % TILE), (0, 0)), mode="edge")
         for x in range(0, width, TILE):
-            yield padded[y : y + TILE, x : x + TILE]
+            yield padded[:, x : x + TILE]
 
 
 def _write_level(tiff: tifffile.TiffWriter, tiles: Iterator[Pixels], shape: tuple[int, ...], *, scale: int) -> None:

@@ -48,6 +48,7 @@ def train_all(
     seeds: Sequence[int],
     workers: int | None = None,
     draws: int = 1000,
+    standardize: bool = True,
 ) -> dict[str, list[dict[str, Any]]]:
     """Train every contender with every seed, each in its own folder under `out`; results by contender, a list of seeds.
 
@@ -64,6 +65,7 @@ def train_all(
             tokens=contender.tokens,
             condenser_options=contender.options,
             pooling=contender.pooling,
+            standardize=standardize,
             recipe=Recipe(**{**vars(recipe), "seed": seed}),
             draws=draws,
         )

@@ -16,15 +16,15 @@ from typing import Any
 
 import h5py
 import numpy as np
-import torch
 
 from abbe.errors import BagError
 from abbe.store.commit import commit
+from abbe.store.parts import Given, Peek, assemble, chunks, dataset, one_size, open_h5, peek_h5, text
 from abbe.types import Bag
 
 NAME = "trident"
+SUFFIX = ".h5"
 VERSION = 1
-_CHUNK_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -87,111 +87,60 @@ def write_features(
         h5py.File(temporary, "w", libver="latest") as file,
     ):
         _write_coords(file, bag.coords.numpy(), attributes)
-        chunks = _chunks(tuple(bag.features.shape))
-        data = bag.features.numpy()
-        dataset = file.create_dataset("features", data=data, chunks=chunks, fletcher32=chunks is not None)
-        dataset.attrs["name"] = bag.slide_id
-        dataset.attrs["savetodir"] = attributes.get("savetodir", "")
-        dataset.attrs["encoder"] = bag.encoder or ""
+        cut = chunks(tuple(bag.features.shape))
+        made = file.create_dataset("features", data=bag.features.numpy(), chunks=cut, fletcher32=cut is not None)
+        made.attrs["name"] = bag.slide_id
+        made.attrs["savetodir"] = attributes.get("savetodir", "")
+        made.attrs["encoder"] = bag.encoder or ""
+
+
+def write(path: Path, bag: Bag, made_with: dict[str, Any] | None = None) -> None:
+    """Commit a bag, its patches described at level 0. BagError as `write_features`."""
+    write_features(path, bag, made_with=made_with)
 
 
 def read_features(path: Path, *, patch_size_level0: float | None = None) -> Bag:
+    """A feature file as a Bag; see `read`."""
+    return read(path, Given(patch_size_level0))
+
+
+def read(path: Path, given: Given) -> Bag:
     """A feature file as a Bag. The geometry comes from it, or from the patches file beside its folder.
 
     Raises BagError naming file and dataset, and the option that supplies what is missing.
     """
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise BagError(f"{path}: cannot be opened as HDF5 ({error})") from error
-    with file:
-        if "features" not in file:
-            raise BagError(f"{path}: no dataset 'features' (found: {', '.join(file) or 'nothing'})")
-        features = _read(file, "features", path)
-        coords = _read(file, "coords", path) if "coords" in file else None
+    with open_h5(path) as file:
+        features = dataset(file, "features", path)
+        coords = dataset(file, "coords", path) if "coords" in file else None
         attributes = dict(file["coords"].attrs) if coords is not None else {}
-        encoder = file["features"].attrs.get("encoder")
-    if features.shape == (0,):  # how TRIDENT writes a slide without tissue
-        features = features.reshape(0, 0)
+        encoder = text(file["features"].attrs.get("encoder"))
     if coords is None:
-        return _bag(path, features, None, None, {}, encoder)
-    coords = coords.reshape(-1, 2) if coords.size == 0 else coords
+        return assemble(path, features, None, None, given, encoder=encoder)
     if "patch_size_level0" not in attributes:
         attributes |= _sibling_attributes(path)
     stated = attributes.get("patch_size_level0")
-    if patch_size_level0 is not None and stated is not None and float(stated) != patch_size_level0:
-        raise BagError(
-            f"{path}: coords.attrs['patch_size_level0'] is {float(stated):g}, --patch-size-level0 says "
-            f"{patch_size_level0:g}; leave the option out, or mend the file"
-        )
-    size = patch_size_level0 if stated is None else float(stated)
-    if size is None:
-        raise BagError(
-            f"{path}: coords has no attribute 'patch_size_level0', and no patches file lies beside it; "
-            "say it with --patch-size-level0 (side of a patch in level-0 pixels)"
-        )
-    return _bag(path, features, coords, size, attributes, encoder)
-
-
-def peek(path: Path) -> tuple[int, int, str | None]:
-    """(N, D, encoder) of a feature file, without reading its features. BagError as `read_features`."""
-    try:
-        with h5py.File(path, "r") as file:
-            shape = file["features"].shape
-            encoder = file["features"].attrs.get("encoder")
-    except (OSError, KeyError) as error:
-        raise BagError(f"{path}: not a readable feature file ({error})") from error
-    if shape != (0,) and len(shape) != 2:
-        raise BagError(f"{path}: dataset 'features' must be [N, D], its shape is {shape}")
-    return (0, 0, encoder) if shape == (0,) else (shape[0], shape[1], encoder or None)
-
-
-def _bag(
-    path: Path,
-    features: np.ndarray,
-    coords: np.ndarray | None,
-    size: float | None,
-    attributes: dict[str, Any],
-    encoder: Any,
-) -> Bag:
-    if features.dtype not in (np.float16, np.float32):
-        raise BagError(f"{path}: dataset 'features' is {features.dtype}; expected float32 or float16")
-    stride = _stride(attributes)
-    if coords is not None and stride is not None:
-        check_step(coords, stride, str(path))
+    said_by = "coords.attrs['patch_size_level0']"
+    why = "coords has no attribute 'patch_size_level0', and no patches file of TRIDENT or CLAM lies beside it"
+    size = one_size(path, None if stated is None else float(stated), given, said_by=said_by, why_none=why)
     has_size = "level0_width" in attributes and "level0_height" in attributes
-    name = encoder.decode() if isinstance(encoder, bytes) else encoder
-    return Bag(
-        torch.from_numpy(features),
-        None if coords is None else torch.from_numpy(coords.astype(np.float64)),
+    return assemble(
+        path,
+        features,
+        coords,
         size,
-        path.stem,
-        stride_level0=stride,
+        given,
+        stride=_stride(attributes),
         mpp=float(attributes["level0_mpp"]) if "level0_mpp" in attributes else None,
         level0_size=(int(attributes["level0_width"]), int(attributes["level0_height"])) if has_size else None,
-        encoder=name or None,
-        source=str(path),
+        encoder=encoder,
     )
 
 
-def check_step(coords: np.ndarray, stride: float, where: str) -> None:
-    """Refuse coordinates whose usual step along a row is no multiple of `stride` (both level-0 pixels).
-
-    coords: [N, 2]. A wrong patch size shows here and nowhere else: everything downstream would look plausible.
-    """
-    order = np.lexsort((coords[:, 0], coords[:, 1]))
-    x, y = coords[order, 0], coords[order, 1]
-    steps = np.diff(x)[np.diff(y) == 0]
-    if len(steps) == 0:
-        return
-    values, counts = np.unique(np.round(steps), return_counts=True)
-    modal = float(values[counts.argmax()])
-    multiple = max(1, round(modal / stride))
-    if abs(modal - multiple * stride) > max(1.0, 0.01 * stride) * multiple:
-        raise BagError(
-            f"{where}: dataset 'coords' mostly steps by {modal:g} level-0 pixels, its attributes say {stride:g}; "
-            "one of the two is wrong, and positions would be too"
-        )
+def peek(path: Path) -> Peek:
+    """(N, D, encoder) of a feature file, without reading its features. BagError as `read`."""
+    n, width = peek_h5(path, "features")
+    with open_h5(path) as file:
+        return n, width, text(file["features"].attrs.get("encoder"))
 
 
 def _stride(attributes: dict[str, Any]) -> float | None:
@@ -211,25 +160,13 @@ def _sibling_attributes(path: Path) -> dict[str, Any]:
         return dict(file["coords"].attrs) if "coords" in file else {}
 
 
-def _read(file: h5py.File, name: str, path: Path) -> np.ndarray:
-    try:
-        return np.asarray(file[name][()])
-    except (OSError, RuntimeError) as error:  # a chunk whose checksum fails, a file cut short
-        raise BagError(f"{path}: dataset {name!r} cannot be read ({error})") from error
-
-
 def _write_coords(file: h5py.File, coords: np.ndarray, attributes: dict[str, Any]) -> None:
     whole = np.round(coords)
     data = whole.astype(np.int64) if np.array_equal(whole, coords) else coords.astype(np.float64)
-    chunks = _chunks(data.shape)
-    dataset = file.create_dataset("coords", data=data, chunks=chunks, fletcher32=chunks is not None)
+    cut = chunks(data.shape)
+    made = file.create_dataset("coords", data=data, chunks=cut, fletcher32=cut is not None)
     for key, value in attributes.items():
-        dataset.attrs[key] = value
-
-
-def _chunks(shape: tuple[int, ...]) -> tuple[int, int] | None:
-    rows, width = shape
-    return (min(rows, _CHUNK_ROWS), width) if rows and width else None
+        made.attrs[key] = value
 
 
 def _attributes_at_level0(bag: Bag) -> dict[str, Any]:

@@ -1,0 +1,24 @@
+"""HistGen's layout: `<id>.pt`, one bare tensor a slide, without coordinates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from abbe.errors import BagError
+from abbe.store.parts import Given, Peek, assemble, shape_of
+from abbe.store.saved import saved_tensor
+from abbe.types import Bag
+
+NAME = "histgen"
+
+
+def read(path: Path, given: Given) -> Bag:
+    """A bare bag. BagError for anything but one tensor in a `.pt` file."""
+    if path.suffix != ".pt":
+        raise BagError(f"{path}: the histgen layout is a .pt file; --layout tensors reads other files of tensors")
+    return assemble(path, saved_tensor(path), None, None, given, name="tensor")
+
+
+def peek(path: Path) -> Peek:
+    """(N, D, None)."""
+    return *shape_of(path, "tensor", tuple(saved_tensor(path).shape)), None
