@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import subprocess
 import sys
@@ -40,10 +41,9 @@ def test_every_verb_has_help_with_an_example(verb: str, capsys: pytest.CaptureFi
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_every_option_is_documented(verb: str) -> None:
     module, _, name = cli.VERBS[verb][0].partition(":")
-    source = Path(str(importlib.import_module(module).__file__)).read_text()
-    fields = getattr(importlib.import_module(module), name).__dataclass_fields__
-    body = source.split(f"class {name}:")[1].split("def run")[0]
-    for field in fields:
+    kind = getattr(importlib.import_module(module), name)
+    body = "".join(inspect.getsource(base) for base in kind.__mro__[:-1])
+    for field in kind.__dataclass_fields__:
         after = body.split(f"\n    {field}: ")[1].split("\n", 1)[1].lstrip()
         assert after.startswith('"""'), f"{name}.{field} has no description"
 

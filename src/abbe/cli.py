@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "demo": ("abbe.demo:Demo", "the tour: phantom slides → features → train → compare → report.html"),
     "inspect": ("abbe.inspection.verb:Inspect", "what a slide, bag, table, benchmark or model is, and what is wrong"),
     "encode": ("abbe.slides.encode:Encode", "slides → bags of patch features, in TRIDENT layout"),
+    "convert": ("abbe.slides.convert:ConvertWithSlides", "feature files of any layout → one that Abbe writes"),
+    "cohort mosaic": ("abbe.cohorts.mosaic:MosaicCohort", "a cohort with known truth, of real labelled patches"),
     "cohort phantom": ("abbe.cohorts.phantom:PhantomCohort", "a cohort with known truth, rendered"),
     "train classify": (
         "abbe.train.classify:TrainClassify",
@@ -30,7 +33,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "export tsne": ("abbe.view.tsne:ExportTsne", "patches of several cohorts in the plane, coloured by slot"),
     "bench needle": ("abbe.bench.needle:BenchNeedle", "how small an evidence each method still finds"),
     "bench slots": ("abbe.bench.slots:BenchSlots", "what the clustering loss does to TC-SSA's slots"),
-    "bench texture": ("abbe.bench.texture:BenchTexture", "speed of the embedded patch encoder, and how well a linear probe reads it"),
+    "bench texture": ("abbe.bench.texture:BenchTexture", "speed of `texture`, and how well a linear probe reads it"),
     "verify": ("abbe.store.verify:Verify", "every missing, torn, altered or foreign file of an output folder"),
 }
 
@@ -63,6 +66,9 @@ def run(arguments: list[str]) -> int:
     except AbbeError as error:
         sys.stderr.write(f"abbe {verb}: {error}\n")
         return 1
+    except BrokenPipeError:  # whoever read our output has seen enough, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         sys.stderr.write(f"abbe {verb}: interrupted; the same command goes on from here\n")
         return 130

@@ -53,7 +53,7 @@ def test_pooled_over_slides_two_popular_slots_are_none():
 
 def test_a_nested_bootstrap_sees_the_spread_between_repetitions():
     """Five repetitions without spread inside: all that is left is the spread between them."""
-    samples = [(["p", "q"], lambda rows, k=k: float(k)) for k in range(5)]
+    samples = [(["p", "q"], lambda _, k=k: float(k)) for k in range(5)]
     found = nested_bootstrap(samples, draws=2000)
     assert found.value == 2.0
     # The mean of five of 0…4: standard deviation sqrt(2) / sqrt(5) = 0.63.

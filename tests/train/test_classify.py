@@ -54,7 +54,7 @@ def test_a_model_is_learned_written_and_loaded(tmp_path: Path, cohort: tuple[Pat
     assert {"loss", "task", "switch", "val_largest_share"} <= set(history)
 
 
-def test_a_splits_file_decides_the_sides_and_slides_in_none_are_listed(tmp_path: Path, cohort: tuple[Path, Path]) -> None:
+def test_a_splits_file_decides_and_slides_in_none_are_listed(tmp_path: Path, cohort: tuple[Path, Path]) -> None:
     sides = {"train": [f"s{n:02d}" for n in range(14)], "val": ["s14", "s15", "s16", "s17"], "test": ["s20", "s21"]}
     splits = tmp_path / "splits_0.csv"
     pd.DataFrame({side: pd.Series(slides) for side, slides in sides.items()}).to_csv(splits)

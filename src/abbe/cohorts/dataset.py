@@ -14,7 +14,9 @@ from torch.utils.data import Dataset
 
 from abbe.cohorts.tables import SPLITS
 from abbe.errors import BagError, InputError, TableError
+from abbe.store.aliases import same_encoder
 from abbe.store.bags import peek_bag, read_bag
+from abbe.store.detect import SUFFIXES, ZARR
 from abbe.types import Bag, TokenBatch
 
 
@@ -110,7 +112,9 @@ def gather(
     classes: Sequence[str] | None = None,
     allow_missing: bool = False,
 ) -> Cohort:
-    """Match a table (columns slide_id, case_id, split and the label) with a folder of `<slide_id>.h5`.
+    """Match a table (columns slide_id, case_id, split and the label) with a folder of feature files, `<slide_id>.h5`.
+
+    A file of another layout does as well, as far as it needs no option to be read: `<slide_id>.safetensors`, `.pt`, ….
 
     classes: their order, where a model fixes it; sorted otherwise.
     allow_missing: go on without slides whose file is missing, broken or empty; they are returned in `left_out`.
@@ -128,10 +132,8 @@ def gather(
         slide_id, value = str(row["slide_id"]), str(row[label])
         if value not in names:
             raise TableError(f"slide {slide_id!r}: label {value!r} is not one of the classes {list(names)}")
-        path = folder / f"{slide_id}.h5"
+        path = _feature_file(folder, slide_id)
         try:
-            if not path.is_file():
-                raise BagError(f"{path}: missing")
             n, width, encoder = peek_bag(path)
             if n == 0:
                 raise BagError(f"{path}: no patches (an empty slide)")
@@ -140,7 +142,7 @@ def gather(
             continue
         if first is None:
             first = (str(path), width, encoder)
-        if (width, encoder) != first[1:]:
+        if width != first[1] or not same_encoder(encoder, first[2]):
             raise BagError(
                 f"{path}: width {width}, encoder {encoder!r}; {first[0]} has width {first[1]}, encoder {first[2]!r}. "
                 "Features of one cohort must come from one encoder"
@@ -155,3 +157,9 @@ def gather(
     if first is None:
         raise TableError(f"{folder}: none of the {len(table)} slides of the table has usable features")
     return Cohort(splits, names, first[1], first[2], left_out)
+
+
+def _feature_file(folder: Path, slide_id: str) -> Path:
+    """The slide's feature file, h5 first; where there is none, the .h5 that is missing."""
+    paths = [folder / f"{slide_id}{suffix}" for suffix in (*SUFFIXES, ZARR)]
+    return next((path for path in paths if path.exists()), paths[0])

@@ -224,12 +224,15 @@ def _encode_batch(
 def _split(plan: MosaicBankPlan, arrays: dict[str, np.ndarray], groups: Sequence[str]) -> np.ndarray:
     """0, 1 or 2 of every row. Groups are dealt to five parts, class by class: one part is test, the next val."""
     part = np.full(len(groups), -1)
-    for cls in range(len(plan.kinds.names)):
-        here = np.unique(arrays["group"][arrays["cls"] == cls])
+    numbers = {name: number for number, name in enumerate(groups)}
+    of_class = [np.unique(arrays["group"][arrays["cls"] == cls]) for cls in range(len(plan.kinds.names))]
+    for cls in sorted(range(len(of_class)), key=lambda cls: len(of_class[cls])):  # the class with least choice first
+        here = of_class[cls]
         dealt = np.bincount(part[here][part[here] >= 0], minlength=SPLITS_OF_GROUPS)
         for name in shuffled([groups[group] for group in here if part[group] < 0], plan.seed, "mosaic", cls):
-            part[groups.index(name)] = dealt.argmin()  # the part with fewest of this class's groups
-            dealt[dealt.argmin()] += 1
+            to = dealt.argmin()  # the part with fewest of this class's groups
+            part[numbers[name]] = to
+            dealt[to] += 1
         if dealt.min() == 0:
             raise InputError(
                 f"mosaic: class {plan.kinds.names[cls]!r} has {len(here)} groups, too few or too much shared with "

@@ -47,8 +47,8 @@ def difficulty(rows: PatchBank) -> dict[str, Any]:
     }
     if rows.group is not None:
         found[f"{name}_groups"] = {
-            "train": len(np.unique(rows.group[train & pair])),
-            "test": len(np.unique(rows.group[test & pair])),
+            "train": len(set(zip(rows.cls[train & pair], rows.group[train & pair], strict=True))),
+            "test": len(set(zip(rows.cls[test & pair], rows.group[test & pair], strict=True))),
         }
     return found
 

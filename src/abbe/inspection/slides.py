@@ -73,7 +73,7 @@ def _about(path: Path) -> dict[str, Any]:
         "format": header["vendor"],
         "size, level-0 pixels": header["levels"][0],
         "levels": f"{len(header['levels'])}: {levels}",
-        "mpp at level 0": header["mpp"],
+        "mpp at level 0": header["mpp_x"] if header["mpp_x"] == header["mpp_y"] else [header["mpp_x"], header["mpp_y"]],
         "objective": header["objective"],
         "label and other images": _HIDDEN.format(images) if images else "none",
     }

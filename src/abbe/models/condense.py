@@ -18,8 +18,10 @@ from abbe.errors import BagError, CheckpointError, MissingCoordinates
 from abbe.models.classifier import Classifier
 from abbe.models.hub import WEIGHTS, load
 from abbe.slides.encode import encode_slides
+from abbe.store.aliases import same_encoder
 from abbe.store.bags import read_bag
 from abbe.store.commit import commit, file_sha256
+from abbe.store.detect import SUFFIXES, ZARR
 from abbe.store.trident import features_path, job_name
 from abbe.types import Assignment, Bag, TokenBatch, offsets_of
 
@@ -116,7 +118,7 @@ def condense_source(
     Raises BagError where the slide cannot be encoded or the bag does not fit the model.
     """
     model = load(model_name)
-    if source.suffix in (".h5", ".hdf5"):
+    if source.suffix.lower() in (*SUFFIXES, ZARR):
         bag = read_bag(source)
     else:
         bag = _encoded(source, out.parent / "encoded", model, mpp, patch_size, override_mpp)
@@ -143,7 +145,7 @@ def _encoded(
 def condense_slide(model: Classifier, bag: Bag) -> SlideTokens:
     """Run a model on one bag. Raises BagError where the bag's encoder is not the model's, or it has no coordinates."""
     expected = model.config.encoder
-    if expected is not None and bag.encoder is not None and bag.encoder != expected:
+    if expected is not None and bag.encoder is not None and not same_encoder(bag.encoder, expected):
         raise BagError(
             f"{bag.source or bag.slide_id}: features of {bag.encoder!r}; the model was trained on {expected!r}"
         )

@@ -130,7 +130,8 @@ def describe(send: Send, *, path: str) -> None:
         "about",
         vendor=slide.properties.get(openslide.PROPERTY_NAME_VENDOR),
         levels=[list(size) for size in slide.level_dimensions],
-        mpp=mpp[0] if mpp[0] == mpp[1] else " × ".join(map(str, mpp)),
+        mpp_x=mpp[0],
+        mpp_y=mpp[1],
         objective=slide.properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER),
         images=sorted(slide.associated_images),
     )

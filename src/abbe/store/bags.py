@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from abbe.errors import AbbeError, BagError, ConfigError, nearest
+from abbe.errors import BagError, ConfigError, nearest
 from abbe.store import clam, gigapath, histgen, slidechat, stamp, tensors, trident, wsidata
 from abbe.store.aliases import same_encoder
 from abbe.store.detect import exists, layout_of
-from abbe.store.parts import Given
+from abbe.store.parts import Given, one_kind_of_error
 from abbe.types import Bag
 
 _MODULES: tuple[ModuleType, ...] = (clam, gigapath, histgen, slidechat, stamp, tensors, trident, wsidata)
@@ -49,7 +47,7 @@ def read_bag(
     path = Path(path)
     _known(layout, ("auto", *LAYOUTS))
     exists(path)
-    with _one_kind_of_error(path):
+    with one_kind_of_error(path):
         module = _BY_NAME[layout_of(path) if layout == "auto" else layout]
         bag: Bag = module.read(path, Given(patch_size_level0, mpp, level0_size, encoder, stride_level0))
     if encoder is not None and bag.encoder is not None and not same_encoder(bag.encoder, encoder):
@@ -66,7 +64,7 @@ def peek_bag(path: str | Path, layout: str = "auto") -> tuple[int, int, str | No
     path = Path(path)
     _known(layout, ("auto", *LAYOUTS))
     exists(path)
-    with _one_kind_of_error(path):
+    with one_kind_of_error(path):
         n, width, encoder = _BY_NAME[layout_of(path) if layout == "auto" else layout].peek(path)
     return n, width, encoder
 
@@ -81,18 +79,6 @@ def suffix_of(layout: str) -> str:
     """What files of a layout that Abbe writes end in."""
     _known(layout, WRITTEN)
     return str(_BY_NAME[layout].SUFFIX)
-
-
-@contextmanager
-def _one_kind_of_error(path: Path) -> Iterator[None]:
-    """What a damaged file makes a library raise, as a BagError: a batch records it and goes on."""
-    try:
-        yield
-    except AbbeError:
-        raise
-    except (ArithmeticError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise BagError(f"{path}: cannot be read, it is damaged or of another layout ({said})") from error
 
 
 def _known(layout: str, layouts: tuple[str, ...]) -> None:

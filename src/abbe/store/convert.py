@@ -17,7 +17,7 @@ import tyro
 from abbe.console import progress, result
 from abbe.errors import AbbeError, ConfigError, InputError, StoreError
 from abbe.store import clam, commit, pickles, saved
-from abbe.store.bags import LAYOUTS, WRITTEN, read_bag, suffix_of, write_bag
+from abbe.store.bags import LAYOUTS, WRITTEN, layout_of, read_bag, suffix_of, write_bag
 from abbe.store.inputs import FeatureFile, find_features
 from abbe.store.outcomes import Outcome, exit_code, write_outcomes
 from abbe.store.parts import Given, assemble, one_size
@@ -69,8 +69,8 @@ class Convert:
 
     def run(self) -> int:
         settings = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
-        options = {key: value for key, value in settings.items() if key not in ("inputs", "out", "json")}
-        outcomes = convert_bags(self.inputs, self.out, **options)
+        options = {key: value for key, value in settings.items() if key not in ("inputs", "out", "json", "slide")}
+        outcomes = convert_bags(self.inputs, self.out, facts=self.facts(), **options)
         unmade = [outcome for outcome in outcomes if outcome.outcome in ("failed", "skipped")]
         lines = [f"{o.path}: {o.outcome} at {o.stage}: {o.reason}" for o in unmade]
         if len(lines) > _SHOWN_FAILURES:
@@ -80,6 +80,10 @@ class Convert:
         text = "\n".join([*lines, f"{summary}; see {self.out / 'outcomes.csv'}"])
         result(text, [dataclasses.asdict(outcome) for outcome in outcomes], json_output=self.json)
         return exit_code(outcomes)
+
+    def facts(self) -> Facts | None:
+        """What slides at hand say of themselves; none are at hand here."""
+        return None
 
 
 def convert_bags(
@@ -163,10 +167,10 @@ def _one(job: _Job, file: FeatureFile) -> Outcome:
         done = _finished(target, record, clam_too=job.to == clam.NAME, overwrite=job.overwrite)
         if done is None:
             stage = "read"
-            bag = _read(job, file.path, given)
+            bag, read_as = _read(job, file.path, given)
             patches, stage = len(bag), "write"
             bag = dataclasses.replace(bag, slide_id=file.slide_id)
-            write_bag(target, bag, job.to, made_with={**record, "patches": patches})
+            write_bag(target, bag, job.to, made_with={**record, "read_as": read_as, "patches": patches})
         else:
             patches = done
     except (AbbeError, OSError) as error:
@@ -194,14 +198,16 @@ def _given(job: _Job, file: FeatureFile) -> Given:
     )
 
 
-def _read(job: _Job, path: Path, given: Given) -> Bag:
+def _read(job: _Job, path: Path, given: Given) -> tuple[Bag, str]:
+    """The bag, and the layout it was read as."""
     if job.trust_pickle and saved.is_pickle(path):
         features, coords = pickles.read_pickled(path)
         why = "a pickled array keeps no patch size"
         size = None if coords is None else one_size(path, None, given, said_by="", why_none=why)
-        return assemble(path, features, coords, size, given, name="feature", encoder=given.encoder)
+        return assemble(path, features, coords, size, given, name="feature", encoder=given.encoder), "pickle"
     options: dict[str, Any] = {item.name: getattr(given, item.name) for item in dataclasses.fields(given)}
-    return read_bag(path, job.layout, **options)
+    layout = layout_of(path) if job.layout == "auto" else job.layout
+    return read_bag(path, layout, **options), layout
 
 
 def _options(given: Given) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import h5py
 
 from abbe.errors import BagError
 from abbe.store import clam, saved, slidechat
-from abbe.store.parts import open_h5
+from abbe.store.parts import one_kind_of_error, open_h5
 
 H5 = (".h5", ".hdf5")
 SUFFIXES = (*H5, ".pt", ".pth", ".npy", ".safetensors", ".csv")
@@ -23,6 +23,11 @@ def layout_of(path: str | Path) -> str:
     """
     path = Path(path)
     exists(path)
+    with one_kind_of_error(path):
+        return _told(path)
+
+
+def _told(path: Path) -> str:
     suffix = path.suffix.lower()
     if suffix == ZARR:
         return "wsidata"
@@ -79,6 +84,6 @@ def _of_pt(path: Path) -> str:
     value = saved.load_pt(path)
     if isinstance(value, dict):
         return "gigapath"
-    if clam.find_patches(path) is not None:
+    if path.suffix == ".pt" and clam.find_patches(path) is not None:
         return "clam"
     return "tensors"

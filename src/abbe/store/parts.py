@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import torch
 
-from abbe.errors import BagError
+from abbe.errors import AbbeError, BagError
 from abbe.types import Bag
 
 Peek = tuple[int, int, str | None]
@@ -35,6 +35,18 @@ class Given:
     level0_size: tuple[int, int] | None = None
     encoder: str | None = None
     stride_level0: float | None = None
+
+
+@contextmanager
+def one_kind_of_error(path: Path) -> Iterator[None]:
+    """What a damaged file makes a library raise, as a BagError: a batch records it and goes on."""
+    try:
+        yield
+    except AbbeError:
+        raise
+    except (ArithmeticError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise BagError(f"{path}: cannot be read, it is damaged or of another layout ({said})") from error
 
 
 @contextmanager

@@ -97,7 +97,7 @@ def _table(path: Path, root: Any, encoder: str | None) -> tuple[Any, str]:
     found = {
         _encoder(name, str(table.attrs.get("region", _REGION))): table
         for name, table in tables.items()
-        if "X" in table and getattr(table["X"], "ndim", 0) == 2 and "tile_id" in dict(table["obs"].arrays())
+        if "X" in table and getattr(table["X"], "ndim", 0) == 2 and "obs/tile_id" in table
     }
     if encoder is not None:
         found = {name: table for name, table in found.items() if same_encoder(name, encoder)} or found

@@ -1,0 +1,62 @@
+"""`abbe convert`: feature files of any layout to one that Abbe writes, with the slides at hand for what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from abbe.errors import BagError, SlideError
+from abbe.slides.find import FoundSlide, find_slides
+from abbe.slides.slide import read_slide
+from abbe.slides.tiling import slide_mpp
+from abbe.store.convert import Convert, Facts
+
+
+@dataclass(frozen=True)
+class ConvertWithSlides(Convert):
+    """Convert feature files: any layout in, one of Abbe's out, with every cross-check in between.
+
+    Example:
+      abbe convert features/ --out converted --to tensors
+      abbe convert stamp/ --out converted --to trident --slide slides/
+
+    OUT/<slide>.h5 (or .safetensors; for clam OUT/h5_files and OUT/patches), and OUT/outcomes.csv with a row a file. The
+    same command again does only what is missing.
+    """
+
+    slide: tuple[Path, ...] = ()
+    """slides, or folders of them, that say the mpp and the size of a slide where its feature file does not"""
+
+    def facts(self) -> Facts | None:
+        return slide_facts(self.slide) if self.slide else None
+
+
+def slide_facts(paths: Sequence[Path]) -> Facts:
+    """slide_id → (mpp, level-0 size) of the slides named or found, each opened when it is asked for.
+
+    The function raises BagError for a slide that is not among them or cannot be opened; one that does not say its mpp
+    has None there.
+    """
+    slides = {slide.slide_id: slide for slide in find_slides(paths)}
+
+    def facts(slide_id: str) -> tuple[float | None, tuple[int, int] | None]:
+        if slide_id not in slides:
+            raise BagError(f"--slide: no slide called {slide_id!r} among the {len(slides)} found")
+        return _facts(slides[slide_id])
+
+    return facts
+
+
+def _facts(slide: FoundSlide) -> tuple[float | None, tuple[int, int]]:
+    try:
+        with read_slide("describe", slide.path) as frames:
+            about = next(frames).header
+    except SlideError as error:
+        raise BagError(f"--slide {slide.path}: {error.stage}: {error.reason}") from error
+    width, height = about["levels"][0]
+    try:
+        mpp = slide_mpp(about["mpp_x"], about["mpp_y"], None)
+    except SlideError:
+        mpp = None  # what needs it says so, naming the option
+    return mpp, (width, height)
