@@ -336,7 +336,9 @@ def cohort(tmp_path: Path) -> pd.DataFrame:
 def test_gather_counts_what_cannot_be_used(tmp_path: Path) -> None:
     rows = cohort(tmp_path)
     (tmp_path / "s1.h5").write_text("broken")
-    with pytest.raises(TableError, match=r"1 of 3 slides cannot be used: .*s1\.h5: cannot be opened as HDF5.*--allow-missing"):
+    with pytest.raises(
+        TableError, match=r"1 of 3 slides cannot be used: .*s1\.h5: cannot be opened as HDF5.*--allow-missing"
+    ):
         gather(rows, tmp_path)
     found = gather(rows, tmp_path, allow_missing=True)
     assert list(found.left_out) == ["s1"]

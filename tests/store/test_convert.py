@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,8 @@ from abbe.config import read_config
 from abbe.errors import BagError, ConfigError, InputError
 from abbe.store import pickles
 from abbe.store.bags import read_bag, write_bag
-from abbe.store.commit import is_done
-from abbe.store.convert import Convert, convert_bags
+from abbe.store.commit import is_done, read_sidecar
+from abbe.store.convert import Convert, Facts, convert_bags
 from abbe.store.inputs import find_features
 from builders import make_bag, write_clam, write_slidechat, write_stamp
 
@@ -48,6 +49,13 @@ def test_a_folder_of_all_sorts(tmp_path: Path, capsys: pytest.CaptureFixture[str
     back = read_bag(out / "b.safetensors")
     assert (len(back), back.mpp, back.encoder, back.source) == (12, 0.5, "mahmood-conch1_5", str(out / "b.safetensors"))
     assert read_bag(out / "c.safetensors").coords is None
+    sidecars = {name: read_sidecar(out / f"{name}.safetensors") for name in "abcd"}
+    assert {name: sidecar and sidecar["made_with"]["read_as"] for name, sidecar in sidecars.items()} == {
+        "a": "clam",
+        "b": "stamp",
+        "c": "slidechat",
+        "d": "trident",
+    }
     assert read_config(Convert, out / "config.json") == Convert((source,), out, to="tensors", override_mpp=0.5)
 
 
@@ -106,6 +114,22 @@ def test_slides_supply_what_files_lack(tmp_path: Path) -> None:
     assert row.outcome == "done"
     back = read_bag(tmp_path / "out" / "a.h5")
     assert (back.mpp, back.level0_size, back.patch_size_level0) == (0.5, (5000, 4000), 256)
+
+
+@dataclass(frozen=True)
+class WithSlides(Convert):
+    """A verb built on this one."""
+
+    slide: tuple[Path, ...] = ()
+
+    def facts(self) -> Facts:
+        return lambda _: (0.5, None)
+
+
+def test_what_a_verb_adds_is_in_its_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    verb = WithSlides((write_stamp(tmp_path / "a.h5", make_bag(5)),), tmp_path / "out", slide=(tmp_path,))
+    assert verb.run() == 0
+    assert read_config(WithSlides, tmp_path / "out" / "config.json") == verb
 
 
 def test_refusals_before_work(tmp_path: Path) -> None:

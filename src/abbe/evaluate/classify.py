@@ -15,6 +15,7 @@ from abbe.metrics.predictions import figures, read_predictions, summary, write_p
 from abbe.models.hub import load
 from abbe.models.predict import predict
 from abbe.store import commit
+from abbe.store.aliases import same_encoder
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ def evaluate_classifier(run: EvaluateClassify) -> dict[str, Any]:
         cohort = gather(
             labels, run.features, label=run.label, classes=model.config.classes, allow_missing=run.allow_missing
         )
-        if cohort.width != model.config.dim or (model.config.encoder not in (None, cohort.encoder)):
+        expected = model.config.encoder
+        if cohort.width != model.config.dim or (expected is not None and not same_encoder(expected, cohort.encoder)):
             raise ConfigError(
                 f"{run.features}: features are {cohort.width} wide, of {cohort.encoder!r}; the model needs "
                 f"{model.config.dim} of {model.config.encoder!r}"

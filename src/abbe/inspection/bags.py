@@ -27,7 +27,13 @@ def bag(path: Path, run: Inspect) -> Finding:
         if is_patches(path):
             return _patches(path, whole, said)
         layout = layout_of(path)
-        found = read_bag(path, patch_size_level0=run.patch_size_level0, mpp=run.override_mpp)
+        found = read_bag(
+            path,
+            patch_size_level0=run.patch_size_level0,
+            stride_level0=run.stride_level0,
+            mpp=run.override_mpp,
+            encoder=run.encoder,
+        )
     except BagError as error:
         return Finding(
             printable(path), "feature file", _glance(path) | whole, [printable(str(error)), *said], readable=False

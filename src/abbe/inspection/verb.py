@@ -45,6 +45,10 @@ class Inspect:
     """microns a pixel at level 0, for slides and feature files that do not say it"""
     patch_size_level0: float | None = None
     """side of a patch in level-0 pixels, for feature files that do not say it"""
+    stride_level0: float | None = None
+    """step between patches in level-0 pixels, where they overlap and a feature file does not say it"""
+    encoder: str | None = None
+    """patch encoder, where a store holds several"""
     json: bool = False
     """print the findings as JSON"""
 

@@ -69,8 +69,11 @@ class Convert:
 
     def run(self) -> int:
         settings = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
-        options = {key: value for key, value in settings.items() if key not in ("inputs", "out", "json", "slide")}
-        outcomes = convert_bags(self.inputs, self.out, facts=self.facts(), **options)
+        ours = {item.name for item in dataclasses.fields(Convert)} - {"inputs", "out", "json"}
+        options = {key: value for key, value in settings.items() if key in ours}
+        # What a verb built on this one adds is not for convert_bags, but --config must find it again.
+        added = {key: value for key, value in settings.items() if key not in {*ours, "inputs", "out", "json"}}
+        outcomes = convert_bags(self.inputs, self.out, facts=self.facts(), added=added, **options)
         unmade = [outcome for outcome in outcomes if outcome.outcome in ("failed", "skipped")]
         lines = [f"{o.path}: {o.outcome} at {o.stage}: {o.reason}" for o in unmade]
         if len(lines) > _SHOWN_FAILURES:
@@ -100,11 +103,13 @@ def convert_bags(
     trust_pickle: bool = False,
     overwrite: bool = False,
     facts: Facts | None = None,
+    added: dict[str, Any] | None = None,
 ) -> list[Outcome]:
     """Convert files and folders of files; outcomes in the order of the inputs, also committed to out/outcomes.csv.
 
     One file's failure is a row, never the end of the run. `facts` supplies mpp and level-0 size of each slide where the
-    options do not. Raises InputError before any work for a path that does not exist, or an option that cannot be.
+    options do not; `added` are further settings for out/config.json. Raises InputError before any work for a path that
+    does not exist, or an option that cannot be.
     """
     for name, value, known in (("--to", to, WRITTEN), ("--layout", layout, ("auto", *LAYOUTS))):
         if value not in known:
@@ -123,6 +128,7 @@ def convert_bags(
         raise InputError(f"--out {out}: no folder can be made there ({error.strerror})") from error
     settings = {"to": to, "layout": layout, "trust_pickle": trust_pickle, "overwrite": overwrite}
     config = {"inputs": [str(path) for path in inputs], "out": str(out), **settings, **_options(given)}
+    config |= json.loads(json.dumps(added or {}, default=str))
     commit.write_json(out / "config.json", config, format="abbe-config")
     outcomes: list[Outcome] = []
     with progress("converting", len(found)) as bar:
@@ -190,7 +196,7 @@ def _one(job: _Job, file: FeatureFile) -> Outcome:
 def _given(job: _Job, file: FeatureFile) -> Given:
     if job.facts is None:
         return job.given
-    mpp, size = job.facts(file.slide_id)
+    mpp, size = job.facts(file.path.stem)
     return dataclasses.replace(
         job.given,
         mpp=mpp if job.given.mpp is None else job.given.mpp,
