@@ -23,6 +23,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "convert": ("abbe.slides.convert:ConvertWithSlides", "feature files of any layout → one that Abbe writes"),
     "cohort mosaic": ("abbe.cohorts.mosaic:MosaicCohort", "a cohort with known truth, of real labelled patches"),
     "cohort phantom": ("abbe.cohorts.phantom:PhantomCohort", "a cohort with known truth, rendered"),
+    "cohort realism": (
+        "abbe.cohorts.realism:Realism",
+        "rendered patches beside real ones, for the eye and for a probe",
+    ),
     "train classify": (
         "abbe.train.classify:TrainClassify",
         "bags and labels → a slide classifier, with honest figures",

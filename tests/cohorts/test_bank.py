@@ -141,6 +141,13 @@ def test_a_folder_with_another_plan_is_refused_and_left_alone(name, quick, tmp_p
         bank(other, tmp_path, workers=1)
 
 
+def test_a_bank_of_another_version_of_its_encoder_is_refused(quick, tmp_path, monkeypatch):
+    bank(PLAN, tmp_path, workers=1)
+    monkeypatch.setattr(TextureEncoder, "version", "another")
+    with pytest.raises(ValueError, match=r"encoder_version is .* there and 'another' here"):
+        bank(PLAN, tmp_path, workers=1)
+
+
 def test_a_bank_of_another_version_is_refused(quick, tmp_path):
     bank(PLAN, tmp_path, workers=1)
     commit.write_json(tmp_path / "bank.json", {"plan": asdict(PLAN)}, format=module.FORMAT, version=99)

@@ -21,7 +21,7 @@ from abbe.cohorts.tables import SPLITS
 from abbe.cohorts.tissue import MPP, TISSUE_CLASSES, render, site_stain
 from abbe.console import progress
 from abbe.errors import InputError
-from abbe.slides.patch_encoders import create_patch_encoder
+from abbe.slides.patch_encoders import PATCH_ENCODERS, create_patch_encoder
 from abbe.store import commit
 from abbe.store.trident import job_name
 
@@ -117,12 +117,18 @@ class PatchBank:
     def described(self) -> dict[str, Any]:
         """What a cohort drawn from it records of it, in plain JSON values: the plan, and hashes instead of paths."""
         said = {name: value for name, value in plain(asdict(self.plan)).items() if name not in ("patches", "index")}
+        said["encoder_version"] = encoder_version(self.plan.encoder)
         return {**said, "sources": self.sources} if self.sources else said
 
     def rows(self, *, cls: int, site: int, setting: int, split: int) -> np.ndarray:
         """Row numbers of one cell in one split."""
         here = (self.cls == cls) & (self.site == site) & (self.setting == setting) & (self.split == split)
         return np.flatnonzero(here)
+
+
+def encoder_version(name: str) -> int | str | None:
+    """Version of an encoder without weights; None of others, whose name stands for their weights."""
+    return create_patch_encoder(name).version if name in PATCH_ENCODERS else None
 
 
 def bank(plan: BankPlan, folder: str | Path, *, workers: int | None = None) -> PatchBank:
@@ -133,7 +139,8 @@ def bank(plan: BankPlan, folder: str | Path, *, workers: int | None = None) -> P
     """
     folder = Path(folder)
     tensors, record = folder / "bank.safetensors", folder / "bank.json"
-    known = earlier(record, format=FORMAT, version=VERSION, key="plan", wanted=plain(asdict(plan)))
+    wanted = {**plain(asdict(plan)), "encoder_version": encoder_version(plan.encoder)}
+    known = earlier(record, format=FORMAT, version=VERSION, key="plan", wanted=wanted)
     if known is not None and commit.is_done(tensors):
         rows = load_file(tensors)
         return PatchBank(plan, rows["features"], rows["cls"], rows["site"], rows["setting"], rows["split"])
@@ -142,7 +149,7 @@ def bank(plan: BankPlan, folder: str | Path, *, workers: int | None = None) -> P
     arrays = {name: np.ascontiguousarray(value) for name, value in vars(made).items() if isinstance(value, np.ndarray)}
     with commit.commit(tensors, format=FORMAT, version=VERSION) as temporary:
         save_file(arrays, temporary)
-    described = {"plan": asdict(plan), "classes": list(TISSUE_CLASSES), "patches": len(made.cls)}
+    described = {"plan": wanted, "classes": list(TISSUE_CLASSES), "patches": len(made.cls)}
     commit.write_json(record, described, format=FORMAT, version=VERSION)
     return made
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tyro
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
@@ -19,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 
 from abbe.cohorts.bank import SETTINGS
 from abbe.cohorts.draw import shuffled
-from abbe.cohorts.labelled import expand, find_images, read_images, sources_sha256
+from abbe.cohorts.labelled import LabelledImage, expand, find_images, read_images, sources_sha256
 from abbe.cohorts.mosaic import MosaicBankPlan, index_of
 from abbe.cohorts.tissue import MPP, TISSUE_CLASSES, render, site_stain
 from abbe.console import progress, result
@@ -28,7 +29,7 @@ from abbe.slides.patch_encoders import create_patch_encoder
 from abbe.store import commit
 
 FOLDS = 5
-_SHOWN = 8
+_SHOWN = ("stroma", "gland", "lymphocytes", "necrosis", "tumour_a1", "tumour_a2", "tumour_b2", "tumour_b3")
 _GAP = 4
 _QUALITY = 90
 
@@ -42,12 +43,13 @@ class Realism:
     Example:
       abbe cohort realism lc25000 --out realism
 
-    Writes OUT/phantom-and-real.png and OUT/realism.json. Both kinds are patches of one size and have been through
-    JPEG; rendered ones of one class, site and stain setting are one group, real ones have the groups of index.csv, and
-    no group is in two folds.
+    Writes OUT/phantom-and-real.png, OUT/phantom.png (the rendered row alone) and OUT/realism.json. Both kinds are
+    patches of one size and have been through JPEG; rendered ones of one class, site and stain setting are one group,
+    real ones have the groups of index.csv, and no group is in two folds. Patches that cannot be read are named in the
+    record and make the exit code 1.
     """
 
-    patches: MosaicPatches
+    patches: tyro.conf.Positional[tuple[Path, ...]]
     """folders with a folder or zip a class, or such zips"""
     out: Path
     """folder of montage and record"""
@@ -69,6 +71,121 @@ class Realism:
     def run(self) -> int:
         found = realism(self)
         value = found["balanced_accuracy"]
-        text = f"rendered or real: balanced accuracy {value:.3f} over {FOLDS} folds ({found['patches']} patches)"
+        counts = found["patches"]
+        text = f"balanced accuracy {value:.3f}: {counts['rendered']} rendered patches or {counts['real']} real ones"
         result(text, found, json_output=self.json)
-        return 0
+        return 1 if found["broken"] else 0
+
+
+def realism(run: Realism) -> dict[str, Any]:
+    """Commit the montage and the record; returns the record. InputError where there are too few groups or patches."""
+    if run.per_group < 1 or run.sites < 1:
+        raise InputError(f"realism: per_group and sites must be at least 1, got {run.per_group} and {run.sites}")
+    images = _chosen(run)
+    real, real_groups, broken = _read(run, images)
+    if len(set(real_groups)) < FOLDS or len(real) < len(_SHOWN):
+        raise InputError(f"realism: {len(real)} real patches of {len(set(real_groups))} groups are too few")
+    rendered, rendered_groups = _rendered(run)
+    stains = run.sites * SETTINGS
+    painted = [
+        rendered[(TISSUE_CLASSES.index(name) * stains + place % stains) * run.per_group]
+        for place, name in enumerate(_SHOWN)
+    ]
+    few = [real[number] for number in np.linspace(0, len(real) - 1, len(_SHOWN)).round().astype(int)]
+    for name, rows in {"phantom": [painted], "phantom-and-real": [painted, few]}.items():
+        commit.write_bytes(run.out / f"{name}.png", montage(rows), format="picture")
+    encode = create_patch_encoder(run.encoder)
+    accuracy = told_apart(
+        np.concatenate([encode(np.stack(rendered)), encode(np.stack(real))]),
+        np.repeat([0, 1], [len(rendered), len(real)]),
+        np.array([*rendered_groups, *real_groups]),
+        seed=run.seed,
+    )
+    record = {
+        "balanced_accuracy": accuracy,
+        "folds": FOLDS,
+        "patches": {"rendered": len(rendered), "real": len(real)},
+        "groups": {"rendered": len(set(rendered_groups)), "real": len(set(real_groups))},
+        "patch_size": run.patch_size,
+        "mpp": {"rendered": MPP, "real": None},
+        "encoder": run.encoder,
+        "seed": run.seed,
+        "broken": broken,
+        "sources": sources_sha256(expand(run.patches), _index(run)),
+    }
+    commit.write_json(run.out / "realism.json", record, format="abbe-realism")
+    return record
+
+
+def told_apart(features: NDArray[np.float32], real: NDArray[np.int64], groups: NDArray[np.str_], *, seed: int) -> float:
+    """Balanced accuracy of a linear probe on folds that keep groups whole. features [N, D], real [N], groups [N]."""
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+    seen = np.empty_like(real)
+    for train, test in folds.split(features, real, groups):
+        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300, C=0.01))
+        seen[test] = probe.fit(features[train], real[train]).predict(features[test])
+    return float(balanced_accuracy_score(real, seen))
+
+
+def montage(rows: Sequence[Sequence[Pixels]]) -> bytes:
+    """Patches of one size, uint8 [h, w, 3], in rows on white, as a PNG."""
+    height, width = rows[0][0].shape[:2]
+    columns = max(map(len, rows))
+    size = (len(rows) * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, 3)
+    canvas = np.full(size, 255, np.uint8)
+    for row, patches in enumerate(rows):
+        for column, patch in enumerate(patches):
+            y, x = row * (height + _GAP), column * (width + _GAP)
+            canvas[y : y + height, x : x + width] = patch
+    data = io.BytesIO()
+    Image.fromarray(canvas).save(data, "png", optimize=True)
+    return data.getvalue()
+
+
+def _index(run: Realism) -> Path | None:
+    return index_of(MosaicBankPlan(patches=tuple(map(str, run.patches))))
+
+
+def _chosen(run: Realism) -> list[LabelledImage]:
+    """Up to `per_group` images of each group of each class, drawn by seed."""
+    images, _ = find_images(expand(run.patches), run.classes, _index(run))
+    of_group: dict[tuple[str, str], list[LabelledImage]] = {}
+    for image in images:
+        of_group.setdefault((image.cls, image.group), []).append(image)
+    return [image for key, members in of_group.items() for image in shuffled(members, run.seed, *key)[: run.per_group]]
+
+
+def _read(run: Realism, images: Sequence[LabelledImage]) -> tuple[list[Pixels], list[str], dict[str, str]]:
+    """Patches, the group of each, and why the others could not be read."""
+    patches, groups, broken = [], [], {}
+    for image, found in read_images(images, run.patch_size, resize=False):
+        if isinstance(found, SlideError):
+            broken[image.name] = found.reason
+        else:
+            patches.append(_through_jpeg(found))
+            groups.append(f"{image.cls}/{image.group}")
+    return patches, groups, broken
+
+
+def _rendered(run: Realism) -> tuple[list[Pixels], list[str]]:
+    """`per_group` patches of every class, site and setting, in that order, and the group of each."""
+    rng = np.random.default_rng([run.seed, 17])
+    patches, groups = [], []
+    with progress("rendering", len(TISSUE_CLASSES)) as bar:
+        for cls, name in enumerate(TISSUE_CLASSES):
+            for site in range(run.sites):
+                for setting in range(SETTINGS):
+                    stain = site_stain(site, setting, run.seed)
+                    for x, y, seed in rng.integers(0, 1 << 20, (run.per_group, 3)).tolist():
+                        patch = render(x, y, run.patch_size, run.patch_size, cls, stain=stain, seed=seed)
+                        patches.append(_through_jpeg(patch))
+                        groups.append(f"rendered/{name}/{site}/{setting}")
+            bar.advance(bar.task_ids[0])
+    return patches, groups
+
+
+def _through_jpeg(patch: Pixels) -> Pixels:
+    """As a JPEG keeps it: real patches have been through one, and blocks alone must not give rendered ones away."""
+    data = io.BytesIO()
+    Image.fromarray(patch).save(data, "jpeg", quality=_QUALITY)
+    return np.asarray(Image.open(data))

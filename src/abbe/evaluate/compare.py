@@ -56,6 +56,7 @@ def train_all(
     Finished runs are read back, not repeated.
     """
     workers = min(workers or os.cpu_count() or 1, len(contenders) * len(seeds))
+    threads = max(1, torch.get_num_threads() // workers)  # no more in all than this process was given
     runs = [
         TrainClassify(
             features=features,
@@ -76,7 +77,7 @@ def train_all(
     with progress("training", len(runs)) as bar, warnings.catch_warnings():
         # joblib replaces a worker whose memory has grown, says so, and loses nothing.
         warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given to the executor")
-        jobs = (delayed(_train_one)(run, max(1, (os.cpu_count() or 1) // workers)) for run in runs)
+        jobs = (delayed(_train_one)(run, threads) for run in runs)
         for run, report in zip(runs, Parallel(n_jobs=workers, return_as="generator")(jobs), strict=True):
             reports[run.out.parent.name].append(report)
             bar.advance(bar.task_ids[0])
