@@ -37,6 +37,9 @@ check: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/abbe bench texture --results benchmarks/results $(if $(PATCHES),--patches $(PATCHES))
+	$(BIN)/abbe bench flops --results benchmarks/results
+	$(BIN)/abbe bench ops --results benchmarks/results
+	$(BIN)/abbe bench slots --out out/bench-slots --results benchmarks/results $(if $(PATCHES),--mosaic $(PATCHES))
 	$(BIN)/abbe bench needle --out out/bench-needle --results benchmarks/results
 
 kills: $(INSTALLED)

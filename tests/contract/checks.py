@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from abbe.condensers import Condenser, create_condenser
+from abbe.errors import BagError, InputError
 from abbe.types import Condensed, TokenBatch
 from builders import make_batch
 
@@ -98,7 +101,10 @@ def same_seed_same_result(cls: type[Condenser], name: str) -> None:
 
 @check
 def permuting_patches_permutes_who_went_where(cls: type[Condenser], name: str) -> None:
-    """Slots do not depend on the order of patches; a selection keeps the same patches, in the new slide order."""
+    """Slots do not depend on the order of patches; a selection keeps the same patches, in the new slide order.
+
+    A method that declares itself `ordered` keeps by place in the list: other patches, which must then be true.
+    """
     condenser, batch = make(cls, name), make_batch([40], dim=DIM)
     order = torch.randperm(40)
     moved = TokenBatch(
@@ -111,7 +117,7 @@ def permuting_patches_permutes_who_went_where(cls: type[Condenser], name: str) -
     )
     before, after = run(condenser, batch), run(condenser, moved)
     kept_before, kept_after = before.assignment.index >= 0, after.assignment.index >= 0
-    assert torch.equal(kept_before[order], kept_after)
+    assert torch.equal(kept_before[order], kept_after) != cls.ordered
     if cls.merges:
         assert torch.equal(before.assignment.index[order], after.assignment.index)
         torch.testing.assert_close(before.tokens.features, after.tokens.features, atol=1e-5, rtol=0)
@@ -131,15 +137,77 @@ def masses_add_up(cls: type[Condenser], name: str) -> None:
 
 
 @check
-def selected_tokens_are_patches_in_slide_order(cls: type[Condenser], name: str) -> None:
+def selected_tokens_stand_in_slide_order(cls: type[Condenser], name: str) -> None:
     if not cls.selects:
         return
     batch = make_batch(LENGTHS, dim=DIM)
     condensed = run(make(cls, name), batch)
     for slide, kept in zip(batch, condensed.tokens, strict=True):
         assert torch.equal(kept.origin, kept.origin.sort().values)
-        assert torch.equal(kept.features, slide.features[kept.origin])
         assert torch.equal(kept.positions, slide.positions[kept.origin])  # type: ignore[index,arg-type]
+
+
+@check
+def selected_tokens_are_the_patches_themselves(cls: type[Condenser], name: str) -> None:
+    if not cls.selects or cls.encodes:
+        return
+    batch = make_batch(LENGTHS, dim=DIM)
+    for slide, kept in zip(batch, run(make(cls, name), batch).tokens, strict=True):
+        assert torch.equal(kept.features, slide.features[kept.origin])
+
+
+@check
+def any_budget_at_call_time(cls: type[Condenser], name: str) -> None:
+    """A count, a keep rate, or one of either a slide; `count` says the numbers. Slots are weights and say so."""
+    condenser, batch = make(cls, name), make_batch(LENGTHS, dim=DIM)
+    for budget in (1, 7, 64, 0.3, 1.0, [2, 0.5, 9, 3]):
+        if cls.fixed_budget:
+            with pytest.raises(InputError, match="trained weights"):
+                run(condenser, batch, tokens=budget, soft=False)
+            continue
+        condensed = run(condenser, batch, tokens=budget, soft=False)
+        counted = condenser.count(batch.lengths, tokens=budget, soft=False)
+        assert condensed.tokens.lengths.tolist() == counted
+        assert all(n <= k for n, k in zip(counted, condenser.budgets(batch.lengths, budget), strict=True))
+
+
+@check
+def fewer_patches_than_tokens(cls: type[Condenser], name: str) -> None:
+    condensed = run(make(cls, name), make_batch([3, 2], dim=DIM))
+    assert int(condensed.dropped.sum()) == 0
+    assert bool(torch.isfinite(condensed.tokens.features).all())
+    for slide in condensed.tokens:
+        assert int(slide.mask.sum()) >= 1
+        assert not slide.features[~slide.mask].any()
+
+
+@check
+def a_stream_gives_the_tokens_of_a_call(cls: type[Condenser], name: str) -> None:
+    batch = make_batch([130], dim=DIM)
+    if not cls.streams:
+        with pytest.raises(InputError, match=f"{name} does not stream"):
+            make(cls, name).stream("slide0")
+        return
+    condenser, cuts = make(cls, name), [0, 1, 50, 53, 130]
+    whole, stream = run(condenser, batch), condenser.stream("slide0")
+    chunks = []
+    for start, stop in pairwise(cuts):
+        chunks.append(stream.update(batch.features[start:stop], batch.positions[start:stop]))  # type: ignore[index]
+        assert chunks[-1].index.shape[0] == stop - start
+    streamed = stream.finish()
+    torch.testing.assert_close(streamed.tokens.features, whole.tokens.features, atol=1e-5, rtol=0)
+    torch.testing.assert_close(streamed.tokens.mass, whole.tokens.mass, atol=1e-4, rtol=1e-5)
+    for key in ("mask", "origin", "lengths0"):
+        assert torch.equal(getattr(streamed.tokens, key), getattr(whole.tokens, key)), key
+    assert torch.equal(streamed.dropped, whole.dropped)
+    assert len(streamed.assignment.index) == 0
+    assert set(streamed.losses) == set(whole.losses)
+    for key, loss in streamed.losses.items():
+        torch.testing.assert_close(loss, whole.losses[key])
+    if cls.merges:
+        assert torch.equal(torch.cat([chunk.index for chunk in chunks]), whole.assignment.index)
+    with pytest.raises(BagError, match="no patches"):
+        condenser.stream("empty").finish()
 
 
 @check
@@ -174,7 +242,8 @@ def every_trainable_parameter_gets_a_gradient_on_every_step(cls: type[Condenser]
     for lengths in ([1], LENGTHS):
         condenser.zero_grad()
         condensed = run(condenser, make_batch(lengths, dim=DIM))
-        loss = (condensed.tokens.features * torch.randn_like(condensed.tokens.features)).sum()
+        outputs = [condensed.tokens.features, *condensed.predictions.values()]  # a model's heads supervise both
+        loss = torch.stack([(value * torch.randn_like(value)).sum() for value in outputs]).sum()
         if cls.trainable:
             (loss + sum(condensed.losses.values())).backward()
         for key, parameter in parameters.items():
@@ -192,7 +261,8 @@ def gradient_reaches_the_features(cls: type[Condenser], name: str) -> None:
     assert features.grad is not None
     kept = (condensed.assignment.index >= 0).any(1)
     assert bool(features.grad[kept].any(1).all())
-    assert not features.grad[~kept].any()
+    if not cls.encodes:
+        assert not features.grad[~kept].any()
 
 
 @check
@@ -226,3 +296,29 @@ def what_is_returned_does_not_depend_on_the_mode(cls: type[Condenser], name: str
     for kind in ("losses", "metrics", "predictions"):
         assert set(getattr(first, kind)) == set(getattr(second, kind))
     assert (first.summary is None) == (second.summary is None)
+
+
+@check
+def what_it_offers_besides_tokens_is_what_it_says(cls: type[Condenser], name: str) -> None:
+    condenser = make(cls, name)
+    condensed = run(condenser, make_batch([9, 5]))
+    assert set(condensed.predictions) == set(condenser.prediction_names)
+    assert (condensed.summary is not None) == condenser.summarises
+    for offered in (*condensed.predictions.values(), *([] if condensed.summary is None else [condensed.summary])):
+        assert offered.shape == (2, condenser.width)
+
+
+@check
+def every_floating_type_keeps_its_type(cls: type[Condenser], name: str) -> None:
+    condenser, batch = make(cls, name), make_batch(LENGTHS, dim=DIM)
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        tokens = run(condenser, batch.to(dtype=dtype)).tokens
+        assert tokens.features.dtype == dtype
+        assert bool(torch.isfinite(tokens.features).all())
+
+
+@check
+def a_batch_on_another_device_is_refused(cls: type[Condenser], name: str) -> None:
+    if cls.trainable:
+        with pytest.raises(InputError, match=f"{name} is on cpu, the batch on meta; move one of them"):
+            run(make(cls, name), make_batch([3], dim=DIM).to("meta"))

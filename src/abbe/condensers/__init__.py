@@ -13,7 +13,7 @@ from abbe import registry
 from abbe.condensers.base import Condenser
 from abbe.errors import ConfigError, nearest
 
-__all__ = ["Condenser", "condenser_class", "create_condenser", "list_condensers"]
+__all__ = ["Condenser", "condenser_class", "create_condenser", "list_condensers", "markdown_table"]
 
 
 def list_condensers() -> list[str]:
@@ -32,8 +32,24 @@ def create_condenser(name: str, *, dim: int, **options: Any) -> Condenser:
     Raises ConfigError for an unknown name or option, with the nearest known one.
     """
     cls = condenser_class(name)
-    known = [key for key in inspect.signature(cls).parameters if key != "dim"]
+    known = [key for key in inspect.signature(cls.__init__).parameters if key not in ("self", "dim")]
     for option in options:
         if option not in known:
             raise ConfigError(f"condenser {name!r} has no option {option!r}. {nearest(option, known)}")
     return cls(dim=dim, **options)
+
+
+def markdown_table() -> str:
+    """Every registered condenser and what it declares, as the table of docs/methods/baselines.md."""
+    columns = ("method", "keeps", "learns", "streams", "needs positions", "budget", "in a word")
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for name in list_condensers():
+        cls = condenser_class(name)
+        budget = "weights" if cls.fixed_budget else "any, at call time"
+        flags = ["yes" if flag else "" for flag in (cls.trainable, cls.streams, cls.needs_positions)]
+        words = (inspect.getdoc(cls) or "").partition("\n")[0]
+        for check, reason in cls.expected_failures.items():
+            words += f" Declared exception, `{check}`: {reason}."
+        kind = "means" if cls.merges else "patches, encoded" if cls.encodes else "patches"
+        lines.append("| " + " | ".join([f"`{name}`", kind, *flags, budget, words]) + " |")
+    return "\n".join(lines) + "\n"

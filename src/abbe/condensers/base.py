@@ -7,7 +7,7 @@ class attributes below, and `condense`. It then appears in the command line, the
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -33,8 +33,12 @@ class Condenser(nn.Module):
     selects: ClassVar[bool] = False  # a token is one patch, kept in slide order
     cuts_mass: ClassVar[bool] = False  # Σ mass may fall short of the patches that were not dropped
     trainable: ClassVar[bool] = False
-    streams: ClassVar[bool] = False
+    streams: ClassVar[bool] = False  # `stream` takes a slide a chunk at a time, in memory that does not grow with it
+    ordered: ClassVar[bool] = False  # which patches are kept depends on the order of the rows, not on the patches
+    encodes: ClassVar[bool] = False  # a kept token is not its patch's row as it was: normalised, or mixed with others
+    fixed_budget: ClassVar[bool] = False  # the number of tokens is a matter of weights; no call can ask for another
     needs_positions: ClassVar[bool] = False
+    summarises: ClassVar[bool] = False  # `Condensed.summary` is given
     expected_failures: ClassVar[dict[str, str]] = {}  # {contract check: reason}, at most one
 
     config: dict[str, Any]
@@ -64,8 +68,13 @@ class Condenser(nn.Module):
 
     @property
     def width(self) -> int:
-        """Width of the tokens."""
+        """Width of the tokens, of the summary and of the predictions."""
         return self.dim
+
+    @property
+    def prediction_names(self) -> tuple[str, ...]:
+        """Keys of `Condensed.predictions`: auxiliary outputs [B, width] that a model gives a head each."""
+        return ()
 
     def forward(self, batch: TokenBatch, *, tokens: Budget | None = None, soft: bool | None = None) -> Condensed:
         """Condense every slide of the batch.
@@ -83,6 +92,12 @@ class Condenser(nn.Module):
         """What a method implements. `budgets` has one count ≥ 1 a slide; the batch has been checked."""
         raise NotImplementedError(f"{type(self).__name__} must implement condense")
 
+    def stream(self, slide_id: str) -> Stream:
+        """A slide taken a chunk at a time: the tokens of a call in eval. InputError where the method cannot."""
+        raise InputError(
+            f"{self.name} does not stream: it must see a slide whole; pack its patches into one TokenBatch and call it"
+        )
+
     def count(self, lengths: Sequence[int] | Tensor, *, tokens: Budget | None = None, soft: bool = False) -> list[int]:
         """Numbers of tokens a call will return for slides of these lengths, without running it."""
         lengths = torch.as_tensor(lengths, dtype=torch.int64)
@@ -90,6 +105,13 @@ class Condenser(nn.Module):
 
     def budgets(self, lengths: Tensor, tokens: Budget | None) -> list[int]:
         """One count a slide from a count, a keep rate, or a list of them. Counts may exceed a slide's length."""
+        return [
+            budget if isinstance(budget, int) else max(1, int(budget * n + 1e-9))
+            for budget, n in zip(self.asked(lengths, tokens), lengths.tolist(), strict=True)
+        ]
+
+    def asked(self, lengths: Tensor, tokens: Budget | None) -> list[int | float]:
+        """What was asked of each slide, a count or a keep rate, checked."""
         wanted = self.tokens if tokens is None else tokens
         each: Any = wanted.tolist() if isinstance(wanted, Tensor) else wanted
         listed = isinstance(each, Sequence) and not isinstance(each, str)
@@ -98,10 +120,7 @@ class Condenser(nn.Module):
             raise InputError(f"{self.name}: {len(given)} budgets for {len(lengths)} slides; give one, or one a slide")
         for budget in given:
             _check_budget(self.name, budget)
-        return [
-            budget if isinstance(budget, int) else max(1, int(budget * n + 1e-9))
-            for budget, n in zip(given, lengths.tolist(), strict=True)
-        ]
+        return given
 
     def _check(self, batch: TokenBatch) -> None:
         if batch.width != self.dim:
@@ -116,8 +135,9 @@ class Condenser(nn.Module):
             raise InputError(
                 f"{self.name} is on {weight.device}, the batch on {batch.features.device}; move one of them"
             )
-        # One reduction instead of a mask over all values: the sum of squares is NaN or infinite if any value is.
-        if batch.features.device.type == "cpu" and not bool(torch.isfinite(batch.features.detach().float().sum())):
+        # One reduction instead of a mask over all values: the sum is NaN or infinite if any value is.
+        total = batch.features.detach().sum(dtype=torch.float32)
+        if batch.features.device.type == "cpu" and not bool(torch.isfinite(total)):
             finite = torch.isfinite(batch.features).all(1)
             if not bool(finite.all()):
                 row = int((~finite).nonzero()[0])
@@ -148,6 +168,157 @@ def select(batch: TokenBatch, kept: Sequence[Tensor]) -> Condensed:
     )
     assignment = Assignment(index, (index >= 0).to(batch.features.dtype), batch.offsets)
     return Condensed(tokens, assignment, dropped=batch.lengths - lengths)
+
+
+def gather(batch: TokenBatch, groups: Tensor, counts: Sequence[int], *, placed: bool = False) -> Condensed:
+    """Means of a slide's tokens over groups, as a Condensed. For methods that merge by a hard assignment.
+
+    groups: [T] int64, the group of each token within its slide, below counts[b]; −1 for one that went nowhere.
+    placed: a token's position is the mean of its group's, where there are positions; otherwise it has none.
+
+    Means are weighted by mass · weight and taken in float32; a masked token is left out whatever group it was given;
+    a group without tokens is a masked, zero token.
+    """
+    b, device = len(batch), batch.features.device
+    offsets = offsets_of(list(counts))
+    amount = (batch.mass * batch.weight).float()
+    inside = (groups >= 0) & batch.mask
+    target = (offsets[:-1].to(device)[batch.slide_index] + groups)[inside]
+    amount, total = amount[inside], amount.new_zeros(int(offsets[-1]))
+    total = total.index_add(0, target, amount)
+    share = (amount / total.clamp_min(1e-9)[target])[:, None]
+
+    def mean(rows: Tensor) -> Tensor:
+        return rows.new_zeros(len(total), rows.shape[1]).index_add(0, target, rows * share.to(rows.dtype))
+
+    positions = None
+    if placed and batch.positions is not None:
+        positions = mean(batch.positions[inside].float())
+    tokens = TokenBatch(
+        features=mean(batch.features[inside].float()).to(batch.features.dtype),
+        positions=positions,
+        mass=total,
+        mask=total > 0,
+        weight=torch.ones_like(total),
+        origin=torch.cat([torch.arange(n) for n in counts]).to(device),
+        offsets=offsets,
+        lengths0=batch.lengths0,
+        slide_ids=batch.slide_ids,
+    )
+    index = torch.where(inside, groups, -1).to(torch.int32)[:, None]
+    assignment = Assignment(index, (index >= 0).to(batch.features.dtype), batch.offsets)
+    lost = torch.zeros(b, dtype=torch.int64).index_add(
+        0, batch.slide_index.cpu(), ((groups < 0) & batch.mask).long().cpu()
+    )
+    return Condensed(tokens, assignment, dropped=lost)
+
+
+class Stream:
+    """One slide, a chunk at a time, without gradients. A method implements `take` and `close`.
+
+    update(features [n, D], positions [n, 2] | None) → Assignment of the chunk's n patches.
+    finish() → Condensed whose assignment has no rows, since keeping them would grow with the slide.
+    """
+
+    def __init__(self, condenser: Condenser, slide_id: str) -> None:
+        self.condenser, self.slide_id = condenser, slide_id
+        self.seen = 0
+        self._placed: bool | None = None
+
+    @torch.no_grad()
+    def update(self, features: Tensor, positions: Tensor | None = None) -> Assignment:
+        """Take the next patches, in slide order. Raises as a call does, and BagError if positions come and go."""
+        n, device = len(features), features.device
+        if self._placed not in (None, positions is not None):
+            raise BagError(
+                f"{self.condenser.name}: slide {self.slide_id!r}: positions must come with every chunk or none"
+            )
+        self._placed = positions is not None
+        chunk = TokenBatch(
+            features=features,
+            positions=positions,
+            mass=torch.ones(n, device=device),
+            mask=torch.ones(n, dtype=torch.bool, device=device),
+            weight=torch.ones(n, device=device),
+            origin=torch.arange(self.seen, self.seen + n, device=device),
+            offsets=torch.tensor([0, n]),
+            lengths0=torch.tensor([n]),
+            slide_ids=(self.slide_id,),
+        )
+        self.condenser._check(chunk)
+        self.seen += n
+        return self.take(chunk)
+
+    @torch.no_grad()
+    def finish(self) -> Condensed:
+        """The slide's tokens. Raises BagError where no patch came."""
+        if self.seen == 0:
+            raise BagError(f"{self.condenser.name}: slide {self.slide_id!r} has no patches; nothing was streamed")
+        return self.close()
+
+    def take(self, chunk: TokenBatch) -> Assignment:
+        """Add a chunk that has been checked."""
+        raise NotImplementedError(f"{type(self).__name__} must implement take")
+
+    def close(self) -> Condensed:
+        """The tokens of all that was taken."""
+        raise NotImplementedError(f"{type(self).__name__} must implement close")
+
+
+class SelectStream(Stream):
+    """The K best patches so far. `score` gives [n], the larger the better; the first of equals is kept.
+
+    A chunk's assignment names the place of its patches among those held now, −1 for those already lost; which are kept
+    in the end is `finish().tokens.origin`.
+    """
+
+    def __init__(self, condenser: Condenser, slide_id: str, score: Callable[[TokenBatch], Tensor]) -> None:
+        super().__init__(condenser, slide_id)
+        if not isinstance(condenser.tokens, int):
+            raise InputError(
+                f"{condenser.name}: a stream does not know how many patches will come, so it needs a count, not the "
+                f"keep rate {condenser.tokens}"
+            )
+        self.budget, self.score = condenser.tokens, score
+        self.held: list[Tensor | None] = []  # scores, rows, features, positions
+
+    def take(self, chunk: TokenBatch) -> Assignment:
+        new = [self.score(chunk), chunk.origin, chunk.features, chunk.positions]
+        if self.held:
+            new = [None if b is None or a is None else torch.cat([a, b]) for a, b in zip(self.held, new, strict=True)]
+        scores, rows = new[0], new[1]
+        assert scores is not None
+        assert rows is not None
+        best = scores.argsort(descending=True, stable=True)[: self.budget].sort().values
+        self.held = [None if value is None else value[best] for value in new]
+        index = torch.full((len(rows), 1), -1, dtype=torch.int32, device=rows.device)
+        index[best, 0] = torch.arange(len(best), dtype=torch.int32, device=rows.device)
+        index = index[len(rows) - len(chunk.features) :]
+        return Assignment(index, (index >= 0).to(chunk.features.dtype), chunk.offsets)
+
+    def close(self) -> Condensed:
+        _, rows, features, positions = self.held
+        assert rows is not None
+        assert features is not None
+        n, ones = len(rows), torch.ones(len(rows), device=features.device)
+        tokens = TokenBatch(
+            features=features,
+            positions=positions,
+            mass=ones,
+            mask=ones > 0,
+            weight=ones,
+            origin=rows,
+            offsets=torch.tensor([0, n]),
+            lengths0=torch.tensor([self.seen]),
+            slide_ids=(self.slide_id,),
+        )
+        return Condensed(tokens, no_assignment(1, features), dropped=torch.tensor([self.seen - n]))
+
+
+def no_assignment(routes: int, like: Tensor) -> Assignment:
+    """The assignment of a finished stream: one slide, no rows, on the device and in the type of `like`."""
+    index = torch.empty(0, routes, dtype=torch.int32, device=like.device)
+    return Assignment(index, like.new_empty(0, routes), torch.zeros(2, dtype=torch.int64))
 
 
 def _check_budget(name: str, budget: object) -> None:

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from abbe.condensers.base import Budget, Condenser
-from abbe.ops.segments import segment_mean, segment_sum
-from abbe.types import Assignment, Condensed, TokenBatch, offsets_of
+from abbe.condensers.base import Budget, Condenser, Stream, gather, no_assignment
+from abbe.types import Assignment, Condensed, TokenBatch
 
 
 class Mean(Condenser):
     """Mass-weighted mean over a slide's tokens. `tokens` may be any budget ≥ 1; one token is used."""
 
     merges = True
+    streams = True
 
     def __init__(self, *, dim: int, tokens: int | float = 1) -> None:
         super().__init__(dim=dim, tokens=tokens)
@@ -24,24 +24,34 @@ class Mean(Condenser):
         return [min(1, n) for n in super().count(lengths, tokens=tokens, soft=soft)]
 
     def condense(self, batch: TokenBatch, budgets: list[int], *, soft: bool) -> Condensed:
-        b = len(batch)
-        slide, device = batch.slide_index, batch.features.device
-        # In float32 and with a weight of zero for masked tokens, so that bf16 bags and chained slots come out right.
-        amount = (batch.mass * batch.weight * batch.mask).float()
-        total = segment_sum(amount, slide, b)
-        mean = segment_mean(batch.features.float(), amount, slide, b)
-        ones = torch.ones(b, device=device)
+        one_group = torch.zeros(len(batch.features), dtype=torch.int64, device=batch.features.device)
+        return gather(batch, one_group, [1] * len(batch))
+
+    def stream(self, slide_id: str) -> Stream:
+        return _MeanStream(self, slide_id)
+
+
+class _MeanStream(Stream):
+    total: Tensor | None = None
+
+    def take(self, chunk: TokenBatch) -> Assignment:
+        total = chunk.features.sum(0, keepdim=True, dtype=torch.float64)
+        self.total, self.dtype = total if self.total is None else self.total + total, chunk.features.dtype
+        ones = chunk.features.new_ones(len(chunk.features), 1)
+        return Assignment((ones < 0).to(torch.int32), ones, chunk.offsets)
+
+    def close(self) -> Condensed:
+        assert self.total is not None
+        one = torch.ones(1, device=self.total.device)
         tokens = TokenBatch(
-            features=mean.to(batch.features.dtype),
+            features=(self.total / self.seen).to(self.dtype),
             positions=None,
-            mass=total,
-            mask=total > 0,
-            weight=ones,
-            origin=torch.zeros(b, dtype=torch.int64, device=device),
-            offsets=offsets_of([1] * b),
-            lengths0=batch.lengths0,
-            slide_ids=batch.slide_ids,
+            mass=one * self.seen,
+            mask=one > 0,
+            weight=one,
+            origin=torch.zeros(1, dtype=torch.int64, device=one.device),
+            offsets=torch.tensor([0, 1]),
+            lengths0=torch.tensor([self.seen]),
+            slide_ids=(self.slide_id,),
         )
-        index = torch.where(batch.mask, 0, -1).to(torch.int32)[:, None]
-        assignment = Assignment(index, batch.mask.to(batch.features.dtype)[:, None], batch.offsets)
-        return Condensed(tokens, assignment, dropped=torch.zeros(b, dtype=torch.int64))
+        return Condensed(tokens, no_assignment(1, tokens.features), dropped=torch.tensor([0]))

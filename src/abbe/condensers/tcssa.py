@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from abbe.condensers.base import Budget, Condenser
+from abbe.condensers.base import Budget, Condenser, Stream, no_assignment
 from abbe.errors import ConfigError, InputError
-from abbe.ops.routing import Routed, routed_mean
-from abbe.ops.segments import segment_mean
+from abbe.ops.routing import Routed, gated_mean
 from abbe.types import Assignment, Condensed, TokenBatch, offsets_of
 
 
@@ -34,6 +33,8 @@ class TCSSA(Condenser):
     merges = True
     cuts_mass = True  # P is cut to its top_k and not renormalised
     trainable = True
+    streams = True
+    fixed_budget = True
 
     def __init__(
         self,
@@ -72,18 +73,35 @@ class TCSSA(Condenser):
         return self.budgets(torch.as_tensor(lengths, dtype=torch.int64), tokens)
 
     def condense(self, batch: TokenBatch, budgets: list[int], *, soft: bool) -> Condensed:
-        b, k, device = len(batch), self.slots, batch.features.device
-        # Logits in float32 whatever the features: in bf16 they cost 1–2.5 % of c_k.
-        with torch.autocast(device.type, enabled=False):
-            bias = None if self.gate.bias is None else self.gate.bias.float()
-            clean = F.linear(batch.features.float(), self.gate.weight.float(), bias)
-            logits = clean + self.noise * torch.randn_like(clean) if soft and self.noise else clean
-            amount = (batch.mass * batch.weight * batch.mask).float()
-            routed = routed_mean(batch.features, logits, batch.offsets, amount_T=amount, top_k=self.top_k)
-            # The z-loss is on z, the logits before noise, as the formula writes it.
-            log_normalizer = segment_mean(clean.logsumexp(1), amount, batch.slide_index, b)
+        routed = self.route(batch, noise=self.noise if soft else 0.0)
+        assignment = Assignment(routed.index, routed.weight, batch.offsets)
+        return self.refine(routed, batch.lengths0, batch.slide_ids, assignment, batch.features.dtype)
+
+    def route(self, batch: TokenBatch, *, noise: float) -> Routed:
+        """Every patch to its best slots. Logits are float32 whatever the features: bf16 ones cost 1–2.5 % of c_k."""
+        with torch.autocast(batch.features.device.type, enabled=False):
+            return gated_mean(
+                batch.features,
+                self.gate.weight.float(),
+                None if self.gate.bias is None else self.gate.bias.float(),
+                batch.offsets,
+                amount_T=(batch.mass * batch.weight * batch.mask).float(),
+                top_k=self.top_k,
+                noise=noise,
+            )
+
+    def refine(
+        self,
+        routed: Routed,
+        lengths0: Tensor,
+        slide_ids: tuple[str, ...],
+        assignment: Assignment,
+        dtype: torch.dtype,
+    ) -> Condensed:
+        """Centres through their experts, with the clustering loss of the routing."""
+        (b, k), device = routed.mass.shape, routed.mass.device
         refined = self.experts(routed.centres.to(self.experts.weight1.dtype))
-        refined = torch.where(routed.taken[..., None], refined, 0.0).to(batch.features.dtype)
+        refined = torch.where(routed.taken[..., None], refined, 0.0).to(dtype)
         tokens = TokenBatch(
             features=refined.reshape(b * k, self.dim),
             positions=None,  # a slot gathers patches from anywhere: it has no place
@@ -92,25 +110,68 @@ class TCSSA(Condenser):
             weight=torch.ones(b * k, device=device),
             origin=torch.arange(k, device=device).repeat(b),
             offsets=offsets_of([k] * b),
-            lengths0=batch.lengths0,
-            slide_ids=batch.slide_ids,
+            lengths0=lengths0,
+            slide_ids=slide_ids,
         )
-        losses, metrics = self._losses(routed, log_normalizer)
-        assignment = Assignment(routed.index, routed.weight.detach(), batch.offsets)
+        losses, metrics = self._losses(routed)
         return Condensed(tokens, assignment, torch.zeros(b, dtype=torch.int64), losses=losses, metrics=metrics)
 
-    def _losses(self, routed: Routed, log_normalizer: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Semantic affinity clustering (TC-SSA eq. 2–5), a slide at a time, then the mean over slides."""
+    def stream(self, slide_id: str) -> Stream:
+        return _SlotStream(self, slide_id)
+
+    def _losses(self, routed: Routed) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Semantic affinity clustering (TC-SSA eq. 2–5), a slide at a time, then the mean over slides.
+
+        The z-loss is on z, the logits before noise, as the formula writes it.
+        """
         k = self.slots
         switch = k * (routed.share * routed.chosen).sum(1)
         entropy = -(routed.share * (routed.share + 1e-8).log()).sum(1)
         uneven = 1 - entropy / math.log(k) if k > 1 else torch.zeros_like(entropy)
-        z = 1e-4 * log_normalizer**2
+        z = 1e-4 * routed.log_normalizer**2
         auxiliary = (switch + 0.5 * uneven + z).mean()
         metrics = {"switch": switch.mean(), "entropy": uneven.mean(), "z": z.mean(), "aux": auxiliary}
         metrics["dead_slots"] = (~routed.taken).float().sum(1).mean()
         metrics["largest_share"] = routed.chosen.max(1).values.mean() / self.top_k
         return {"aux": self.aux_weight * auxiliary}, {name: value.detach() for name, value in metrics.items()}
+
+
+class _SlotStream(Stream):
+    """Sums over slots instead of means: [K, D + 3] numbers, however long the slide."""
+
+    def __init__(self, condenser: TCSSA, slide_id: str) -> None:
+        super().__init__(condenser, slide_id)
+        self.slots = condenser
+        self.sums: dict[str, Tensor] = {}
+        self.dtype = torch.float32
+
+    def take(self, chunk: TokenBatch) -> Assignment:
+        routed, n = self.slots.route(chunk, noise=0.0), len(chunk.features)
+        new = {
+            "centres": routed.centres.double() * (routed.mass.double() + 1e-9)[..., None],
+            "mass": routed.mass.double(),
+            "share": routed.share.double() * n,
+            "chosen": routed.chosen.double() * n,
+            "log_normalizer": routed.log_normalizer.double() * n,
+        }
+        self.sums = {name: self.sums[name] + value if self.sums else value for name, value in new.items()}
+        self.dtype = chunk.features.dtype
+        return Assignment(routed.index, routed.weight, chunk.offsets)
+
+    def close(self) -> Condensed:
+        sums, n = self.sums, self.seen
+        routed = Routed(
+            centres=(sums["centres"] / (sums["mass"] + 1e-9)[..., None]).float(),
+            mass=sums["mass"].float(),
+            taken=sums["chosen"] > 0,
+            index=torch.empty(0),
+            weight=torch.empty(0),
+            share=(sums["share"] / n).float(),
+            chosen=(sums["chosen"] / n).float(),
+            log_normalizer=(sums["log_normalizer"] / n).float(),
+        )
+        none = no_assignment(self.slots.top_k, routed.mass)
+        return self.slots.refine(routed, torch.tensor([n]), (self.slide_id,), none, self.dtype)
 
 
 class SlotExperts(nn.Module):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from abbe.errors import ConfigError
 from abbe.ops.segments import segment_softmax, segment_sum, segment_weighted_sum
 from abbe.types import Condensed, TokenBatch
 
-Pooling = Literal["mean", "attention"]
+Pooling = Literal["mean", "attention", "summary"]
 
 
 @dataclass(frozen=True)
@@ -38,20 +38,23 @@ class ClassifierConfig:
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
             raise ConfigError(f"a classifier needs at least two classes, got {list(self.classes)}")
-        if self.pooling not in ("mean", "attention"):
-            raise ConfigError(f"pooling must be 'mean' or 'attention', got {self.pooling!r}")
+        if self.pooling not in get_args(Pooling):
+            raise ConfigError(f"pooling must be one of {', '.join(get_args(Pooling))}, got {self.pooling!r}")
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """logits: [B, C].   attention: [T] share of each token in its slide's pooled vector, Σ = 1 a slide.
+    """logits: [B, C].   attention: [T] share of each token in its slide's pooled vector, Σ = 1 a slide; with summary
+    pooling, which reads no token, 0.
 
     condensed: what the condenser gave; `condensed.losses` belong to the training loss.
+    auxiliary: [B, C] logits from each of the condenser's own predictions, which training supervises too.
     """
 
     logits: Tensor
     attention: Tensor
     condensed: Condensed
+    auxiliary: dict[str, Tensor]
 
     @property
     def probabilities(self) -> Tensor:
@@ -70,6 +73,8 @@ class Classifier(nn.Module):
         self.scaler = FeatureScaler(config.dim)
         self.condenser = create_condenser(config.condenser, dim=config.dim, **config.condenser_options)
         width = self.condenser.width
+        if config.pooling == "summary" and not self.condenser.summarises:
+            raise ConfigError(f"pooling 'summary' needs a condenser that gives one; {config.condenser} has none")
         self.norm = nn.LayerNorm(width)
         self.pool = GatedAttention(width) if config.pooling == "attention" else None
         self.head = nn.Sequential(
@@ -78,11 +83,26 @@ class Classifier(nn.Module):
             nn.Dropout(config.dropout),
             nn.Linear(config.hidden, len(config.classes)),
         )
+        self.auxiliary = nn.ModuleDict(
+            {
+                _module_name(name): nn.Sequential(nn.LayerNorm(width), nn.Linear(width, len(config.classes)))
+                for name in self.condenser.prediction_names
+            }
+        )
 
     def forward(self, batch: TokenBatch, *, tokens: int | float | Sequence[int] | None = None) -> Prediction:
         """Classify every slide of the batch; `tokens` is a budget for this call, where the method allows one."""
         condensed = self.condenser(self.scaler(batch), tokens=tokens)
+        auxiliary = {name: self.auxiliary[_module_name(name)](x) for name, x in condensed.predictions.items()}
+        pooled, attention = self._pooled(condensed)
+        return Prediction(self.head(pooled), attention, condensed, auxiliary)
+
+    def _pooled(self, condensed: Condensed) -> tuple[Tensor, Tensor]:
+        """(what the head reads of each slide [B, width], share of each token in it [T])."""
         kept = condensed.tokens
+        if self.config.pooling == "summary":
+            assert condensed.summary is not None
+            return self.norm(condensed.summary), torch.zeros_like(kept.weight)
         rows, slide, b = self.norm(kept.features), kept.slide_index, len(kept)
         weight = kept.weight * kept.mask
         if self.pool is None:
@@ -90,14 +110,17 @@ class Classifier(nn.Module):
         else:
             logits = self.pool(rows).float() + (kept.weight + 1e-6).log()
             attention = segment_softmax(logits.masked_fill(~kept.mask, -torch.inf), slide, b)
-        pooled = segment_weighted_sum(rows, attention.to(rows.dtype), kept.offsets)
-        return Prediction(self.head(pooled), attention, condensed)
+        return segment_weighted_sum(rows, attention.to(rows.dtype), kept.offsets), attention
 
     def save_pretrained(self, folder: str | Path, *, card: str | None = None) -> None:
         """Commit config.json, model.safetensors and README.md (`card`, Markdown) to a folder; `abbe.load` reads it."""
         from abbe.models.hub import save_pretrained  # hub builds classifiers, so it cannot be imported above
 
         save_pretrained(self, folder, card=card or f"# {self.config.condenser} slide classifier\n")
+
+
+def _module_name(prediction: str) -> str:
+    return prediction.replace("/", "_")
 
 
 class FeatureScaler(nn.Module):

@@ -1,12 +1,34 @@
-"""Top-k routing of packed tokens into slots, and the weighted mean of what each slot got (TC-SSA's core)."""
+"""Top-k routing of packed tokens into slots, and the weighted mean of what each slot got (TC-SSA's core).
+
+A dense implementation keeps several [T, K] tensors for its backward. Here both directions walk over the tokens a few
+thousand rows at a time: forward keeps the sums and the chosen slots, backward makes a chunk's logits and probabilities
+again. What is saved does not depend on K, and a chunk of tokens is still in the cache when it is used a second time.
+
+Derivation of the backward. With a_j the amounts, P = softmax(z), P~ = P cut to the chosen slots, per slide
+    m_k = Σ_j a_j P~_jk,  c_k = Σ_j a_j P~_jk x_j / (m_k + eps),  s_k = Σ_j a_j P_jk / n,  L = Σ_j a_j lse(y_j) / n
+(y: logits without noise, n = Σ a). Given ∂c, ∂m, ∂s, ∂L:
+    u_k = ∂c_k / (m_k + eps),   v_k = ∂m_k − u_k · c_k                        through the quotient
+    g_jk = chosen_jk (x_j · u_k + v_k) + ∂s_k / n                             gradient of a_j P_jk
+    ∂z_j = a_j P_j ⊙ (g_j − Σ_k P_jk g_jk),   ∂y_j = ∂z_j + a_j ∂L softmax(y_j) / n
+    ∂x_j = Σ_k a_j P~_jk u_k + Wᵀ ∂y_j,   ∂W = Σ_j ∂y_j x_jᵀ
+    ∂a_j = Σ_k P_jk g_jk + (∂L (lse(y_j) − L) − Σ_k ∂s_k s_k) / n
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+# Rows a step. On a CPU: a chunk stays in the cache; 32 slots make fewer elements than those from which torch spreads
+# an operation over threads, which costs more than it saves here; and a multiple of 16, the numbers torch's generator
+# makes at once, so that noise drawn chunk by chunk is the noise of one draw. On a GPU: launches are hidden.
+CHUNK, CHUNK_GPU = 992, 65_536
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,8 +37,9 @@ class Routed:
 
     centres: [B, K, D], zero where no token went.   mass: [B, K], Σ of routed weights.
     taken: [B, K] bool, False for a slot that no token chose.
-    index: [T, R] int32 slot of each route, −1 for a masked token.   weight: [T, R] its P~.
+    index: [T, R] int32 slot of each route, −1 for a masked token.   weight: [T, R] its P~, without a gradient.
     share: [B, K], mean over a slide's tokens of P (before the cut).   chosen: [B, K], mean of membership, Σ = R.
+    log_normalizer: [B], mean over a slide's tokens of logsumexp of the logits before noise.
     """
 
     centres: Tensor
@@ -26,6 +49,7 @@ class Routed:
     weight: Tensor
     share: Tensor
     chosen: Tensor
+    log_normalizer: Tensor
 
 
 def routed_mean(
@@ -33,40 +57,231 @@ def routed_mean(
 ) -> Routed:
     """Means of tokens over the slots they chose, a slide at a time.
 
-    x_TD: [T, D] tokens.  logits_TK: [T, K] float32.  offsets: [B+1] on the CPU.
+    x_TD: [T, D] tokens.  logits_TK: [T, K] float32 (float64 for checks).  offsets: [B+1] on the CPU.
     amount_T: [T] ≥ 0, how much each token counts (1 for a patch, 0 for a masked one).
 
     P = softmax(logits); only the top_k of each token stay, *not* renormalised (P~);
-    centre_k = Σ_j a_j P~_jk x_j / (Σ_j a_j P~_jk + eps). Statistics (share, chosen) are means over tokens weighted
-    by a_j. Source: TC-SSA §2.2 eq. 1. Truth: `abbe.ops.naive.routed_mean`.
+    centre_k = Σ_j a_j P~_jk x_j / (Σ_j a_j P~_jk + eps). Statistics are means over tokens weighted by a_j.
+    Source: TC-SSA §2.2 eq. 1. Truth: `abbe.ops.naive.routed_mean`.
     """
-    k = logits_TK.shape[1]
-    p_TK = logits_TK.softmax(dim=1)
-    top_TR, index_TR = p_TK.topk(min(top_k, k), dim=1)
-    kept_TK = torch.zeros_like(p_TK).scatter(1, index_TR, 1.0)
-    amount = amount_T.to(p_TK.dtype)
-    routed_TK = p_TK * kept_TK * amount[:, None]
+    return Routed(*_RoutedMean.apply(x_TD, logits_TK, None, None, amount_T, offsets, top_k, 0.0, eps))
 
-    centres, mass, taken, share, chosen = [], [], [], [], []
-    for start, stop in pairwise(offsets.tolist()):
-        routed, a = routed_TK[start:stop], amount[start:stop]
-        # Slots × patches × width: the one product whose cost grows with the slide. Summed in float32 for bf16 tokens.
-        total = routed.sum(0)
-        centres.append((routed.T @ x_TD[start:stop].to(routed.dtype)) / (total[:, None] + eps))
-        mass.append(total)
-        n = a.sum().clamp_min(eps)
-        member = kept_TK[start:stop] * a[:, None]
-        taken.append(member.sum(0) > 0)
-        share.append((p_TK[start:stop] * a[:, None]).sum(0) / n)
-        chosen.append(member.sum(0) / n)
 
-    here = amount[:, None] > 0
-    return Routed(
-        centres=torch.stack(centres),
-        mass=torch.stack(mass),
-        taken=torch.stack(taken),
-        index=torch.where(here, index_TR, -1).to(torch.int32),
-        weight=torch.where(here, top_TR, 0.0),
-        share=torch.stack(share),
-        chosen=torch.stack(chosen),
-    )
+def gated_mean(
+    x_TD: Tensor,
+    gate_KD: Tensor,
+    bias_K: Tensor | None,
+    offsets: Tensor,
+    *,
+    amount_T: Tensor,
+    top_k: int = 2,
+    noise: float = 0.0,
+    eps: float = 1e-9,
+) -> Routed:
+    """`routed_mean` of the logits x Wᵀ + b (+ noise · N(0, 1)), which are never there all at once.
+
+    gate_KD: [K, D] and bias_K: [K] in float32; logits are float32 whatever the tokens are.
+    Noise comes from torch's own generator; backward draws the same numbers again from its saved state.
+    """
+    return Routed(*_RoutedMean.apply(x_TD, None, gate_KD, bias_K, amount_T, offsets, top_k, noise, eps))
+
+
+class _RoutedMean(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        logits: Tensor | None,
+        gate: Tensor | None,
+        bias: Tensor | None,
+        amount: Tensor,
+        offsets: Tensor,
+        top_k: int,
+        noise: float,
+        eps: float,
+    ) -> tuple[Tensor, ...]:
+        k = logits.shape[1] if gate is None else len(gate)  # type: ignore[union-attr]
+        sums = _Sums(len(offsets) - 1, k, min(top_k, k), x, (logits if gate is None else gate).dtype)  # type: ignore[union-attr]
+        state = _generator_state(x.device) if noise else None
+        for rows, slides in _chunks(offsets, x.device):
+            x_c, clean = _logits(x, logits, gate, bias, rows)
+            sums.add(x_c, clean, _noised(clean, noise, None), amount[rows], rows, slides)
+            del x_c  # before the next chunk is made: for bfloat16 tokens it is a copy
+        dtype, n64 = sums.weight.dtype, sums.total.clamp_min(eps)
+        n, mass, taken = n64.to(dtype), sums.mass.to(dtype), sums.chosen > 0
+        centres = sums.centres.div_((sums.mass + eps).to(dtype)[:, :, None])
+        share, chosen = (sums.share / n64[:, None]).to(dtype), (sums.chosen / n64[:, None]).to(dtype)
+        normalizer = (sums.normalizer / n64).to(dtype)
+        ctx.save_for_backward(x, logits, gate, bias, amount, sums.index, centres, mass, share, normalizer, n)
+        ctx.offsets, ctx.noise, ctx.eps, ctx.state = offsets, noise, eps, state
+        ctx.set_materialize_grads(False)  # zeros for index and weight would be larger than all that backward needs
+        ctx.mark_non_differentiable(taken, sums.index, sums.weight, chosen)
+        return centres, mass, taken, sums.index, sums.weight, share, chosen, normalizer
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, logits, gate, bias, amount, index, centres, mass, share, normalizer, n = ctx.saved_tensors
+        of = (centres, mass, share, normalizer)
+        d_centres, d_mass, d_share, d_normalizer = (
+            torch.zeros_like(value) if gradients[at] is None else gradients[at]
+            for at, value in zip((0, 1, 5, 7), of, strict=True)
+        )
+        u = d_centres / (mass + ctx.eps)[:, :, None]
+        v = d_mass - (u * centres).sum(2)
+        d_share, d_lse = d_share / n[:, None], d_normalizer / n
+        constant = d_lse * normalizer + (d_share * share).sum(1)
+        need_x, need_logits, need_gate, need_bias, need_amount = ctx.needs_input_grad[:5]
+        d_x = torch.empty_like(x) if need_x else None
+        d_logits = torch.empty_like(logits) if need_logits else None
+        d_gate = torch.zeros_like(gate) if need_gate else None
+        d_bias = torch.zeros_like(bias) if need_bias else None
+        d_amount = torch.empty_like(amount) if need_amount else None
+        generator = _generator(x.device, ctx.state) if ctx.noise else None
+        for rows, slides in _chunks(ctx.offsets, x.device):
+            x_c, clean = _logits(x, logits, gate, bias, rows)
+            y = clean.softmax(1) if ctx.noise else None
+            lse = clean.logsumexp(1)
+            p = _noised(clean, ctx.noise, generator).softmax(1)
+            a = amount[rows].to(p.dtype)[:, None]
+            # The slots of masked tokens were returned as −1; any slot will do, their amount is zero.
+            member = torch.zeros_like(p).scatter_(1, index[rows].long().clamp_min_(0), 1.0)
+            g = torch.empty_like(p)
+            for s, at in slides:
+                part = slice(at.start - rows.start, at.stop - rows.start)
+                g[part] = (x_c[part] @ u[s].T).add_(v[s]).mul_(member[part]).add_(d_share[s])
+            inner = (p * g).sum(1, keepdim=True)
+            slide = _slide_of(slides, x.device)
+            if d_amount is not None:
+                d_amount[rows] = inner.squeeze(1) + d_lse[slide] * lse - constant[slide]
+            d_z = g.sub_(inner).mul_(p).mul_(a)
+            d_z += (a.squeeze(1) * d_lse[slide])[:, None] * (p if y is None else y)
+            if d_logits is not None:
+                d_logits[rows] = d_z
+            if d_gate is not None:
+                d_gate.addmm_(d_z.T, x_c)
+            if d_bias is not None:
+                d_bias += d_z.sum(0)
+            if d_x is not None:
+                routed = p.mul_(member).mul_(a)
+                for s, at in slides:
+                    part = slice(at.start - rows.start, at.stop - rows.start)
+                    back = routed[part] @ u[s]
+                    d_x[at] = back if gate is None else back.addmm_(d_z[part], gate)
+            del x_c
+        return d_x, d_logits, d_gate, d_bias, d_amount, None, None, None, None
+
+
+class _Sums:
+    """What forward adds up over chunks: sums over each slide's tokens, and every token's slots and weights.
+
+    Sums within a chunk are in the logits' type; over chunks the small ones are in float64, so that precision does not
+    fall with N.
+    """
+
+    def __init__(self, b: int, k: int, r: int, x: Tensor, dtype: torch.dtype) -> None:
+        def zeros(*shape: int, exact: torch.dtype = torch.float64) -> Tensor:
+            return torch.zeros(*shape, dtype=exact, device=x.device)
+
+        self.centres = zeros(b, k, x.shape[1], exact=dtype)
+        self.mass, self.share, self.chosen = zeros(b, k), zeros(b, k), zeros(b, k)
+        self.total, self.normalizer = zeros(b), zeros(b)
+        self.index = torch.empty(len(x), r, dtype=torch.int32, device=x.device)
+        self.weight = torch.empty(len(x), r, dtype=dtype, device=x.device)
+
+    def add(
+        self, x_c: Tensor, clean: Tensor, z: Tensor, amount: Tensor, rows: slice, slides: list[tuple[int, slice]]
+    ) -> None:
+        """One chunk: its tokens, logits without and with noise, amounts, rows, and the slides in it."""
+        k, r, a = z.shape[1], self.index.shape[1], amount.to(z.dtype)
+        p, top, slots, lse = _cut(z, r)
+        lse = lse if z is clean else clean.logsumexp(1)
+        here = (a > 0)[:, None]
+        self.index[rows] = torch.where(here, slots, -1)
+        self.weight[rows] = torch.where(here, top, 0.0)
+        # Each token goes to r of K slots, so a dense product would multiply zeros most of the time. Routes are sorted
+        # by (slide, slot), and each slot's rows are summed where they lie in the cache.
+        first, last = slides[0][0], slides[-1][0]
+        bags = (last - first + 1) * k
+        key = slots if first == last else slots + (_slide_of(slides, z.device) - first)[:, None] * k
+        key, order = key.flatten().sort(stable=True)
+        token = order.div(r, rounding_mode="floor")
+        routed, amounts = (top * a[:, None]).flatten().gather(0, order), a.gather(0, token)
+        starts = torch.searchsorted(key, torch.arange(bags, device=z.device))
+        summed = F.embedding_bag(token, x_c, starts, mode="sum", per_sample_weights=routed)
+        mass, chosen = (z.new_zeros(bags).index_add_(0, key, value) for value in (routed, amounts))
+        self.centres[first : last + 1] += summed.view(-1, k, x_c.shape[1])
+        self.mass[first : last + 1] += mass.view(-1, k)
+        self.chosen[first : last + 1] += chosen.view(-1, k)
+        for s, at in slides:
+            part = slice(at.start - rows.start, at.stop - rows.start)
+            self.share[s] += a[part] @ p[part]
+            self.normalizer[s] += a[part] @ lse[part]
+            self.total[s] += a[part].sum()
+
+
+def _slide_of(slides: list[tuple[int, slice]], device: torch.device) -> Tensor:
+    return torch.cat([torch.full((at.stop - at.start,), s) for s, at in slides]).to(device)
+
+
+def _chunks(offsets: Tensor, device: torch.device) -> Iterator[tuple[slice, list[tuple[int, slice]]]]:
+    """(rows of a chunk, [(slide, its rows in the chunk)]), in order and over all tokens."""
+    step = CHUNK if device.type == "cpu" else CHUNK_GPU
+    bounds, s = offsets.tolist(), 0
+    for start in range(0, bounds[-1], step):
+        stop = min(start + step, bounds[-1])
+        parts = []
+        while s < len(bounds) - 1 and bounds[s] < stop:
+            here = slice(max(bounds[s], start), min(bounds[s + 1], stop))
+            if here.stop > here.start:
+                parts.append((s, here))
+            if bounds[s + 1] > stop:
+                break
+            s += 1
+        yield slice(start, stop), parts
+
+
+def _logits(
+    x: Tensor, logits: Tensor | None, gate: Tensor | None, bias: Tensor | None, rows: slice
+) -> tuple[Tensor, Tensor]:
+    """(tokens of the chunk in the logits' type, their logits)."""
+    if logits is not None:
+        return x[rows].to(logits.dtype), logits[rows]
+    assert gate is not None
+    x_c = x[rows].to(gate.dtype)
+    return x_c, x_c @ gate.T if bias is None else torch.addmm(bias, x_c, gate.T)
+
+
+def _cut(z: Tensor, r: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(P [n, K], its r largest [n, r], their slots [n, r] int64, logsumexp [n]) of logits z."""
+    if r > 2:
+        p = z.softmax(1)
+        top, slots = p.topk(r, dim=1)
+        return p, top, slots, z.logsumexp(1)
+    # Two passes for the largest are several times faster than topk, and than softmax with a max of its own.
+    first, slot = z.max(1, keepdim=True)
+    p = (z - first).exp_()
+    total = p.sum(1, keepdim=True)
+    p.div_(total)
+    lse = (first + total.log()).squeeze(1)
+    highest = total.reciprocal_()
+    if r == 1:
+        return p, highest, slot, lse
+    second, other = p.scatter(1, slot, -1.0).max(1, keepdim=True)
+    return p, torch.cat([highest, second], 1), torch.cat([slot, other], 1), lse
+
+
+def _noised(clean: Tensor, noise: float, generator: torch.Generator | None) -> Tensor:
+    if not noise:
+        return clean
+    return torch.randn(clean.shape, dtype=clean.dtype, device=clean.device, generator=generator).mul_(noise).add_(clean)
+
+
+def _generator_state(device: torch.device) -> Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _generator(device: torch.device, state: Tensor) -> torch.Generator:
+    generator = torch.Generator(device)
+    generator.set_state(state)
+    return generator

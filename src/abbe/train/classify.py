@@ -144,11 +144,13 @@ def train_classifier(run: TrainClassify) -> dict[str, Any]:
 
 
 def classify_loss(model: nn.Module, batch: Labelled) -> Step:
-    """Cross-entropy of the slides' classes, plus what the condenser adds."""
+    """Cross-entropy of the slides' classes, plus what the condenser adds and its own predictions, unweighted."""
     prediction = model(batch.bags)
     n = len(batch.labels)
     task = F.cross_entropy(prediction.logits.float(), batch.labels, reduction="sum")
     extra = sum((loss * n for loss in prediction.condensed.losses.values()), task.new_zeros(()))
+    for logits in prediction.auxiliary.values():
+        extra = extra + F.cross_entropy(logits.float(), batch.labels, reduction="sum")
     return Step(task + extra, task, n, prediction.condensed.metrics)
 
 

@@ -137,7 +137,7 @@ def fit(
         while trainable and at.epoch < recipe.epochs and at.epoch - 1 - at.best_epoch < recipe.early_stop:
             batches.epoch = at.epoch
             row: dict[str, float] = {"epoch": at.epoch, "lr": optimizer.param_groups[0]["lr"]}
-            row |= _train_epoch(model, objective, train_loader, optimizer, accelerator, at.epoch)
+            row |= _train_epoch(model, objective, train_loader, optimizer, accelerator, at.epoch, recipe.epochs)
             row |= {
                 f"val_{name}": value for name, value in _mean_losses(model, objective, val_loader, accelerator).items()
             }
@@ -163,11 +163,15 @@ def _train_epoch(
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,
     epoch: int,
+    epochs: int,
 ) -> dict[str, float]:
     model.train()
     sums: dict[str, float] = {}
     slides = 0
-    for batch in loader:
+    scheduled: list[Any] = [module for module in model.modules() if hasattr(module, "set_progress")]
+    for number, batch in enumerate(loader):
+        for module in scheduled:  # temperatures and budgets that change as training goes on
+            module.set_progress((epoch + number / len(loader)) / epochs)
         with accelerator.autocast():
             step = objective(model, batch.to(accelerator.device))
         # Processes average gradients; their losses are sums. World / global count turns the one into the other.

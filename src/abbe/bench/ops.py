@@ -1,0 +1,163 @@
+"""`abbe bench ops`: what `gated_mean` takes in time and memory, beside the same in dense PyTorch."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from abbe.bench.record import about, circumstances, table, write_result
+from abbe.console import progress, result
+from abbe.ops.routing import gated_mean
+from abbe.types import offsets_of
+
+
+@dataclass(frozen=True)
+class BenchOps:
+    """Time and memory of routing N patches into K slots, ours against softmax, topk, scatter and bmm.
+
+    Example:
+      abbe bench ops
+      abbe bench ops --patches 500000 --rounds 3
+    """
+
+    patches: int = 100_000
+    """patches of the slide, N"""
+    width: int = 1024
+    """width of a feature, D"""
+    slots: int = 32
+    """slots, K"""
+    rounds: int = 7
+    """rounds timed, ours and dense in turn, after one to warm up"""
+    results: Path | None = None
+    """folder for the dated result (json, md); none is written without it"""
+    json: bool = False
+    """print the result as JSON"""
+
+    def run(self) -> int:
+        found = bench_ops(self)
+        text = markdown(found)
+        if self.results is not None:
+            write_result(self.results, "ops", found, text)
+        result(text, found, json_output=self.json)
+        return 0
+
+
+def bench_ops(run: BenchOps) -> dict[str, Any]:
+    """The figures, by the type of the features."""
+    command = f"abbe bench ops --patches {run.patches} --width {run.width} --slots {run.slots} --rounds {run.rounds}"
+    found: dict[str, Any] = {"circumstances": circumstances(command), "threads": torch.get_num_threads(), "types": {}}
+    with progress("measuring", total=2) as bar:
+        for dtype in (torch.float32, torch.bfloat16):
+            found["types"][str(dtype).removeprefix("torch.")] = _measure(run, dtype)
+            bar.advance(bar.task_ids[0])
+    return found
+
+
+def dense(x: Tensor, gate: Tensor) -> Tensor:
+    """The same centres [K, D] as a few dense operations, in the type of x."""
+    p = (x @ gate.T.to(x.dtype)).softmax(1)
+    top, slots = p.topk(2, dim=1)
+    routed = torch.zeros_like(p).scatter(1, slots, top)
+    return torch.bmm(routed.T[None], x[None])[0] / (routed.sum(0)[:, None] + 1e-9)
+
+
+def _measure(run: BenchOps, dtype: torch.dtype) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(run.patches, run.width, generator=generator).to(dtype)
+    gate = torch.randn(run.slots, run.width, generator=generator) / run.width**0.5
+    ones, offsets = torch.ones(run.patches), offsets_of([run.patches])
+
+    def ours() -> Tensor:
+        return gated_mean(x, gate, None, offsets, amount_T=ones).centres
+
+    with torch.no_grad():
+        times = interleaved({"ours": ours, "dense": lambda: dense(x, gate)}, run.rounds)
+        memory, _ = peak_bytes(ours)
+        dense_memory, _ = peak_bytes(lambda: dense(x, gate))
+        routed = gated_mean(x, gate, None, offsets, amount_T=ones)
+    returned = routed.index.nbytes + routed.weight.nbytes
+    gate.requires_grad_()
+    backward, dense_backward = (peak_bytes(f().square().sum().backward)[0] for f in (ours, lambda: dense(x, gate)))
+    return {
+        "forward_ms": {name: round(1e3 * statistics.median(seconds), 1) for name, seconds in times.items()},
+        "forward_ratio": round(statistics.median(a / b for a, b in zip(*times.values(), strict=True)), 3),
+        "forward_mb_beyond_assignment": (memory - returned) / 1e6,
+        "assignment_mb": returned / 1e6,
+        "dense_forward_mb": dense_memory / 1e6,
+        "backward_mb": backward / 1e6,
+        "dense_backward_mb": dense_backward / 1e6,
+        "relative_error": _error(x, gate.detach(), routed.index.long(), routed.centres[0]),
+    }
+
+
+def interleaved(functions: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each function, one after the other in every round, so that all meet the same disturbances."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for number in range(rounds + 1):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            if number:
+                times[name].append(time.perf_counter() - start)
+    return times
+
+
+def peak_bytes(function: Callable[[], Any]) -> tuple[int, Any]:
+    """(most bytes of tensors held at once beyond what was there before, what the function gave)."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        given = function()
+    held = peak = 0
+    assert profiler.profiler is not None
+    assert profiler.profiler.kineto_results is not None
+    for event in profiler.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak, given
+
+
+def _error(x: Tensor, gate: Tensor, index: Tensor, centres: Tensor) -> float:
+    """Relative distance of centres from float64 with the same slots for each patch, in parts that fit in memory."""
+    total, mass = torch.zeros(centres.shape, dtype=torch.float64), torch.zeros(len(centres), dtype=torch.float64)
+    for rows, slots in zip(x.split(8192), index.split(8192), strict=True):
+        p = (rows.double() @ gate.double().T).softmax(1)
+        routed = torch.zeros_like(p).scatter(1, slots, 1.0) * p
+        total += routed.T @ rows.double()
+        mass += routed.sum(0)
+    exact = total / (mass[:, None] + 1e-9)
+    return float((centres - exact).norm() / exact.norm())
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The result as a page."""
+    rows = [
+        [
+            name,
+            f"{values['forward_ms']['ours']:.0f}",
+            f"{values['forward_ms']['dense']:.0f}",
+            f"{values['forward_ratio']:.2f}",
+            f"{values['forward_mb_beyond_assignment']:.1f}",
+            f"{values['dense_forward_mb']:.1f}",
+            f"{values['backward_mb']:.1f}",
+            f"{values['dense_backward_mb']:.1f}",
+            f"{values['relative_error']:.1e}",
+        ]
+        for name, values in found["types"].items()
+    ]
+    times, memory = ["forward, ms", "dense, ms", "ratio"], ["forward, MB", "dense, MB", "backward, MB", "dense, MB"]
+    columns = ["features", *times, *memory, "error"]
+    return f"""# Routing patches into slots
+
+{about(found["circumstances"])}
+{found["threads"]} threads; times are medians of rounds in which both ran in turn. Memory is the most held at once:
+forward beyond the assignment that is returned, backward for a gradient of the gate alone. Error: relative to float64.
+
+{table(columns, rows)}"""

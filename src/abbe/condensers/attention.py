@@ -1,0 +1,63 @@
+"""The K patches that an attention-based MIL model looks at most: ABMIL's scorer as a selection."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from abbe.condensers.base import Condenser, select
+from abbe.ops.segments import segment_softmax, segment_weighted_sum
+from abbe.types import Condensed, TokenBatch
+
+
+class Attention(Condenser):
+    """Gated attention gives each patch a score; the K best are kept, in slide order.
+
+    A kept token is scaled by K · softmax of the scores over the kept, so that the task's gradient reaches the scorer.
+    What decides about the dropped is ABMIL's own: the attention-pooled slide, over all patches, is returned as
+    `predictions["attention"]` [B, D], and the model that owns the condenser supervises it by a head of its own.
+    hidden: width of the scorer.
+    """
+
+    references = ("Attention-based Deep Multiple Instance Learning (Ilse, Tomczak & Welling 2018)",)
+    small = {"tokens": 4, "hidden": 8}
+    grid = {"tokens": [8, 16, 32, 64, 128]}
+    selects = True
+    encodes = True  # scaled by a score, where it is kept
+    trainable = True
+
+    def __init__(self, *, dim: int, tokens: int | float = 32, hidden: int = 128) -> None:
+        super().__init__(dim=dim, tokens=tokens)
+        self.both = nn.Linear(dim, 2 * hidden)
+        self.logit = nn.Linear(hidden, 1)
+
+    @property
+    def prediction_names(self) -> tuple[str, ...]:
+        return ("attention",)
+
+    def scores(self, rows_TD: Tensor) -> Tensor:
+        """[T] float32: w · (tanh(V x) ⊙ sigmoid(U x)). Source: Ilse et al. 2018, eq. 9."""
+        value, gate = self.both(rows_TD.to(self.both.weight.dtype)).chunk(2, dim=1)
+        return self.logit(value.tanh() * gate.sigmoid()).squeeze(1).float()
+
+    def condense(self, batch: TokenBatch, budgets: list[int], *, soft: bool) -> Condensed:
+        dtype = batch.features.dtype
+        scores = self.scores(batch.features).masked_fill(~batch.mask, -torch.inf)
+        everywhere = segment_softmax(scores, batch.slide_index, len(batch))
+        pooled = segment_weighted_sum(batch.features, everywhere.to(dtype), batch.offsets)
+        kept = [
+            scores[start : start + n].argsort(descending=True, stable=True)[:k].sort().values
+            for start, n, k in zip(batch.offsets.tolist(), batch.lengths.tolist(), budgets, strict=False)
+        ]
+        condensed = select(batch, kept)
+        tokens = condensed.tokens
+        rows = torch.cat([rows + start for rows, start in zip(kept, batch.offsets.tolist(), strict=False)])
+        share = segment_softmax(scores[rows], tokens.slide_index, len(batch))
+        scale = share * tokens.lengths.to(share.device)[tokens.slide_index]
+        return replace(
+            condensed,
+            tokens=replace(tokens, features=tokens.features * scale[:, None].to(dtype)),
+            predictions={"attention": pooled},
+        )

@@ -1,0 +1,50 @@
+"""K means of like patches: clusters found on each slide anew, nothing learned."""
+
+from __future__ import annotations
+
+import torch
+
+from abbe.condensers.base import Condenser, gather
+from abbe.condensers.random import hash_rows
+from abbe.ops.kmeans import kmeans, nearest_centre
+from abbe.types import Condensed, TokenBatch
+
+
+class KMeans(Condenser):
+    """k-means a slide: seeds and Lloyd's steps on at most `sample` patches, then every patch to its nearest centre.
+
+    steps: at most so many of Lloyd's.   sample: patches the centres are found on, drawn by lot.   seed: of all draws.
+    A token is the mean of its patches; it is masked where no patch is nearest to its centre.
+    """
+
+    references = ("Least squares quantization in PCM (Lloyd 1982)", "k-means++ (Arthur & Vassilvitskii 2007)")
+    small = {"tokens": 4}
+    grid = {"tokens": [8, 16, 32, 64, 128]}
+    merges = True
+
+    def __init__(
+        self, *, dim: int, tokens: int | float = 32, steps: int = 20, sample: int = 16_384, seed: int = 0
+    ) -> None:
+        super().__init__(dim=dim, tokens=tokens)
+        self.steps, self.sample, self.seed = steps, sample, seed
+
+    def condense(self, batch: TokenBatch, budgets: list[int], *, soft: bool) -> Condensed:
+        counts = [min(k, n) for k, n in zip(budgets, batch.lengths.tolist(), strict=True)]
+        groups = [self._cluster(slide, k) for slide, k in zip(batch, counts, strict=True)]
+        return gather(batch, torch.cat(groups), counts)
+
+    def _cluster(self, slide: TokenBatch, k: int) -> torch.Tensor:
+        """int64 [N]: the cluster of each patch of one slide; −1 for a masked one."""
+        slide_id, valid = slide.slide_ids[0], slide.mask.nonzero().squeeze(1)
+        group = torch.full((len(slide.features),), -1, dtype=torch.int64, device=slide.features.device)
+        if len(valid) == 0:
+            return group
+        # By lot and then in the order of the bag, so that the centres do not depend on the order of the rows given.
+        origin = slide.origin[valid].cpu()
+        drawn = hash_rows(self.seed, slide_id, origin).argsort(descending=True, stable=True)[: self.sample]
+        drawn = drawn[origin[drawn].argsort()].to(valid.device)
+        generator = torch.Generator().manual_seed(int(hash_rows(self.seed, slide_id, torch.tensor([-1]))) & (2**63 - 1))
+        rows = slide.features.detach()
+        centres = kmeans(rows[valid[drawn]].float(), k, generator=generator, steps=self.steps)
+        group[valid] = nearest_centre(rows[valid].float(), centres)
+        return group

@@ -1,0 +1,153 @@
+"""SLIM: a LongNet that drops patches between its blocks; learned queries (Cropr) say which.
+
+Source: "Scalable Whole-Slide Vision-Language Modeling with Learned Token Pruning", §3. What it leaves open is settled
+in docs/methods/slim.md.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from abbe.condensers.base import Budget, Condenser, select
+from abbe.encoders._parts import MLP, Norm
+from abbe.encoders.longnet import LongNet
+from abbe.errors import ConfigError
+from abbe.ops.soft_topk import hard_topk
+from abbe.types import Condensed, TokenBatch
+
+
+class Slim(Condenser):
+    """Slide encoder and selection in one: tokens are the encoded patches that were kept, `summary` is [CLS].
+
+    tokens: keep rate ρ of the whole network, or a count; another one, or one a slide, may be given with every call.
+    embed, layers, heads, hidden, theta, segments, piece, levels, gradient_checkpointing: of the LongNet.
+    queries: learnable queries of each Cropr module.
+
+    predictions["cropr/l"]: [B, embed], what the queries after block l = 1 … layers − 1 read from a slide. A model gives
+    each a head of its own; no gradient goes from there into the blocks.
+    """
+
+    references = (
+        "Scalable Whole-Slide Vision-Language Modeling with Learned Token Pruning (2025)",
+        "Token Cropr: Faster ViTs for Quite a Few Tasks (CVPR 2025)",
+        "LongNet: Scaling Transformers to 1,000,000,000 Tokens (2023)",
+    )
+    small = {"tokens": 4, "embed": 16, "layers": 3, "heads": 2, "hidden": 16, "piece": 8, "levels": 2}
+    grid = {"tokens": [1.0, 0.5, 0.4, 0.3, 0.2, 0.1]}
+    selects = True
+    ordered = True  # a dilated branch reads rows by their number
+    encodes = True
+    trainable = True
+    needs_positions = True
+    summarises = True
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        tokens: int | float = 0.2,
+        embed: int = 768,
+        layers: int = 6,
+        heads: int = 16,
+        hidden: int = 3072,
+        theta: float = 100.0,
+        segments: str = "cover",
+        piece: int = 1024,
+        levels: int = 5,
+        queries: int = 1,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__(dim=dim, tokens=tokens)
+        if layers < 2:
+            raise ConfigError(f"slim: pruning happens between blocks, so layers must be at least 2, got {layers}")
+        if queries < 1:
+            raise ConfigError(f"slim: queries must be at least 1, got {queries}")
+        self.encoder = LongNet(
+            dim=dim,
+            width=embed,
+            layers=layers,
+            heads=heads,
+            hidden=hidden,
+            theta=theta,
+            segments=segments,
+            piece=piece,
+            levels=levels,
+            gradient_checkpointing=gradient_checkpointing,
+        )
+        self.croppers = nn.ModuleList(Cropr(embed, queries) for _ in range(layers - 1))
+
+    @property
+    def width(self) -> int:
+        return self.encoder.width
+
+    @property
+    def prediction_names(self) -> tuple[str, ...]:
+        return tuple(f"cropr/{number}" for number in range(1, len(self.croppers) + 1))
+
+    def forward(self, batch: TokenBatch, *, tokens: Budget | None = None, soft: bool | None = None) -> Condensed:
+        self._check(batch)
+        return self._prune(batch, self.schedules(batch.lengths, tokens))
+
+    def condense(self, batch: TokenBatch, budgets: list[int], *, soft: bool) -> Condensed:
+        return self._prune(batch, self.schedules(batch.lengths, budgets))
+
+    def budgets(self, lengths: Tensor, tokens: Budget | None) -> list[int]:
+        """Patches each slide ends with."""
+        return [plan[-1] for plan in self.schedules(lengths, tokens)]
+
+    def schedules(self, lengths: Tensor, tokens: Budget | None) -> list[list[int]]:
+        """For each slide, patches left after blocks 1 … layers − 1; see `keep_schedule`."""
+        asked = self.asked(lengths, tokens)
+        return [keep_schedule(n, budget, len(self.croppers)) for n, budget in zip(lengths.tolist(), asked, strict=True)]
+
+    def _prune(self, batch: TokenBatch, schedules: list[list[int]]) -> Condensed:
+        def between(number: int, tokens: TokenBatch) -> Condensed:
+            return self.croppers[number - 1](tokens, [plan[number - 1] for plan in schedules], f"cropr/{number}")
+
+        return self.encoder(batch, between=between)
+
+
+def keep_schedule(n: int, budget: int | float, steps: int) -> list[int]:
+    """Patches left after each of `steps` prunings of n patches by the same rate k = ρ^(1/steps) (SLIM §3.2).
+
+    A float is the keep rate ρ: M ← max(1, floor(k·M)), which may end a little below ρ·n. An int is a count K:
+    ρ = min(1, K/n), never below min(K, n) and in the end exactly that.
+    """
+    counted = isinstance(budget, int)
+    rate = min(1.0, budget / n) if counted else budget
+    least = min(int(budget), n) if counted else 1
+    plan, left = [], n
+    for _ in range(steps):
+        left = max(least, math.floor(rate ** (1 / steps) * left + 1e-9))
+        plan.append(left)
+    return [*plan[:-1], least] if counted else plan
+
+
+class Cropr(nn.Module):
+    """Learned queries score patches; what they read, refined, is what an auxiliary loss teaches them by.
+
+    Scores a = X q̄ with q̄ = Σ Q: one product of a matrix and a vector, in training as at inference; no key projection.
+    Z = softmax(Q Xᵀ / √D) X, Ẑ = Z + MLP(LN(Z)), mean over the queries. X is detached: no gradient reaches the blocks.
+    """
+
+    def __init__(self, width: int, queries: int) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(queries, width) * 0.02)
+        self.norm = Norm(width)
+        self.mlp = MLP(width, 4 * width)
+
+    def forward(self, tokens: TokenBatch, budgets: list[int], name: str) -> Condensed:
+        """The K best of each slide in slide order, and `predictions[name]` [B, D]."""
+        x = tokens.features.detach()
+        kept = hard_topk(x @ self.queries.detach().sum(0), budgets, tokens.offsets)
+        return replace(select(tokens, kept), predictions={name: self._read(x, tokens.lengths.tolist())})
+
+    def _read(self, x: Tensor, lengths: list[int]) -> Tensor:
+        attention = (x @ self.queries.T / x.shape[1] ** 0.5).split(lengths)
+        slides = zip(attention, x.split(lengths), strict=True)
+        z_BQD = torch.stack([weights.softmax(0).T @ rows for weights, rows in slides])
+        return (z_BQD + self.mlp(self.norm(z_BQD))).mean(1)

@@ -1,0 +1,247 @@
+"""SparseLearn: a scorer learns which K patches to keep by letting noise, not scissors, remove the others in training.
+
+Source: "Learnable Token Sparsification for Efficient Gigapixel Whole Slide Image Reasoning", §3.
+What it leaves open is settled in docs/methods/sparselearn.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from abbe.condensers.base import Budget, Condenser, SelectStream, Stream, select
+from abbe.encoders._parts import MLP, Norm
+from abbe.encoders._scorer import CONTEXTS, Scorer, attend
+from abbe.errors import ConfigError, InputError, nearest
+from abbe.ops.segments import segment_mean
+from abbe.ops.soft_topk import hard_topk, soft_topk
+from abbe.types import Assignment, Condensed, TokenBatch
+
+GATES = ("vp", "scale", "none")
+DENOISERS = ("diagonal", "global", "none")
+SELECTORS = ("soft_topk", "ste", "gumbel")
+
+
+class SparseLearn(Condenser):
+    """Keeps the K patches with the best learned scores; tokens are their layer-normalised features, in slide order.
+
+    context: what the scorer knows of other patches: "latent", "full" or "none" (pointwise; such a condenser streams).
+    layers, scorer_width, heads, latents: of the scorer; heads also of a global denoiser.
+    gate, denoiser, selector: of the soft path: GATES, DENOISERS and SELECTORS; the first of each is the method.
+    tau_start, tau_end: temperature of Soft Top-K at the start and end of training, on a cosine; see `set_progress`.
+    budget_start: keep rate from which the budget falls to K on the same cosine; None for K throughout.
+    max_train_patches: at most so many random patches a slide on the soft path, which hands on all it takes.
+
+    On the soft path all N patches are tokens, and `weight` says how much of each came through.
+    """
+
+    references = ("Learnable Token Sparsification for Efficient Gigapixel Whole Slide Image Reasoning (2026)",)
+    small = {"tokens": 4, "scorer_width": 8, "heads": 2, "latents": 3}
+    grid = {"tokens": [8, 16, 32, 64, 128], "tau_start": [1.0, 0.5, 0.2]}
+    selects = True
+    encodes = True
+    trainable = True
+    expected_failures = {
+        "every_trainable_parameter_gets_a_gradient_on_every_step": (
+            "the denoiser's output projections start at zero, so what lies before them learns from the second step on"
+        )
+    }
+
+    tau: Tensor
+    progress: Tensor
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        tokens: int | float = 32,
+        context: str = "latent",
+        layers: int = 2,
+        scorer_width: int = 256,
+        heads: int = 4,
+        latents: int = 64,
+        gate: str = "vp",
+        denoiser: str = "diagonal",
+        selector: str = "soft_topk",
+        tau_start: float = 1.0,
+        tau_end: float = 0.05,
+        budget_start: float | None = None,
+        max_train_patches: int | None = None,
+    ) -> None:
+        super().__init__(dim=dim, tokens=tokens)
+        for option, value, known in (
+            ("context", context, CONTEXTS),
+            ("gate", gate, GATES),
+            ("denoiser", denoiser, DENOISERS),
+            ("selector", selector, SELECTORS),
+        ):
+            if value not in known:
+                raise ConfigError(f"sparselearn: {option} has no value {value!r}. {nearest(value, known)}")
+        if not 0 < tau_end <= tau_start:
+            raise ConfigError(f"sparselearn: 0 < tau_end ≤ tau_start, got tau_start={tau_start}, tau_end={tau_end}")
+        if budget_start is not None and not 0 < budget_start <= 1:
+            raise ConfigError(f"sparselearn: budget_start is a keep rate in (0, 1] or None, got {budget_start}")
+        if max_train_patches is not None and max_train_patches < 1:
+            raise ConfigError(f"sparselearn: max_train_patches must be at least 1 or None, got {max_train_patches}")
+        for width, used in ((scorer_width, context != "none"), (dim, denoiser == "global")):
+            if used and width % heads:
+                raise ConfigError(f"sparselearn: a width of {width} does not divide into heads={heads}")
+        self.context, self.gate, self.selector = context, gate, selector
+        self.tau_start, self.tau_end = tau_start, tau_end
+        self.budget_start, self.max_train_patches = budget_start, max_train_patches
+        # eps far below the variance of L2-normalised features (0.002), so that rows come out with unit variance.
+        self.norm = Norm(dim, eps=1e-8, elementwise_affine=False)
+        self.scorer = Scorer(dim, width=scorer_width, layers=layers, heads=heads, latents=latents, context=context)
+        self.denoiser = Denoiser(dim, heads, mixing=denoiser == "global") if denoiser != "none" else None
+        self.register_buffer("tau", torch.tensor(tau_start))
+        self.register_buffer("progress", torch.tensor(0.0))
+
+    def set_progress(self, fraction: float) -> None:
+        """Say how much of training is done, 0 … 1: sets temperature and budget, which checkpoints keep."""
+        if not 0 <= fraction <= 1:
+            raise InputError(f"sparselearn: progress is a fraction in [0, 1], got {fraction}")
+        self.progress.fill_(fraction)
+        self.tau.fill_(self.tau_end + (self.tau_start - self.tau_end) * _falling(fraction))
+
+    def count(self, lengths: Sequence[int] | Tensor, *, tokens: Budget | None = None, soft: bool = False) -> list[int]:
+        if not soft:
+            return super().count(lengths, tokens=tokens)
+        return [min(int(n), self.max_train_patches or int(n)) for n in lengths]
+
+    def condense(self, batch: TokenBatch, budgets: list[int], *, soft: bool) -> Condensed:
+        if soft:
+            return self._soft(batch, budgets)
+        x = self.norm(batch.features.float())
+        kept = hard_topk(self._scores(x, batch.offsets), budgets, batch.offsets)
+        return self._measured(select(replace(batch, features=x.to(batch.features.dtype)), kept))
+
+    def _soft(self, batch: TokenBatch, budgets: list[int]) -> Condensed:
+        most = self.max_train_patches or int(batch.lengths.max())
+        taken = select(batch, [torch.randperm(n)[:most].sort().values for n in batch.lengths.tolist()])
+        tokens = taken.tokens
+        x = self.norm(tokens.features.float())
+        u = standardised(self._scores(x, tokens.offsets), tokens) / self.tau
+        if self.selector == "gumbel":
+            u = u - torch.empty_like(u).exponential_().log()
+        wanted = self._annealed(budgets, tokens.lengths)
+        above = u - soft_topk(u, wanted, tokens.offsets)[tokens.slide_index]
+        hard = _members(u, wanted, tokens.offsets) if self.selector == "ste" else None
+        weight = straight(above.sigmoid(), hard)
+        x = self._gated(x, above, weight, hard)
+        if self.denoiser is not None:
+            x = self.denoiser(x.to(self.denoiser.value.weight.dtype), tokens.lengths.tolist())
+        if self.gate == "none":  # the control: the scorer learns nothing, but stays in the graph
+            weight = 1 + 0 * weight
+        shares = weight.detach().new_zeros(taken.assignment.index.shape)
+        shares[taken.assignment.index >= 0] = weight.detach()
+        return self._measured(
+            Condensed(
+                replace(tokens, features=x.to(batch.features.dtype), weight=tokens.weight * weight),
+                Assignment(taken.assignment.index, shares, taken.assignment.offsets),
+                taken.dropped,
+            )
+        )
+
+    def _scores(self, x: Tensor, offsets: Tensor) -> Tensor:
+        scores: Tensor = self.scorer(x.to(self.scorer.enter.weight.dtype), offsets)
+        return scores
+
+    def _annealed(self, budgets: list[int], lengths: Tensor) -> list[float]:
+        if self.budget_start is None:
+            return [float(k) for k in budgets]
+        rest = _falling(float(self.progress))
+        return [k + max(0.0, self.budget_start * n - k) * rest for k, n in zip(budgets, lengths.tolist(), strict=True)]
+
+    def _gated(self, x: Tensor, above: Tensor, weight: Tensor, hard: Tensor | None) -> Tensor:
+        if self.gate == "none":
+            return x
+        if self.gate == "scale":
+            return weight[:, None] * x
+        # Square roots by way of the logarithm: their slopes stay bounded where α nears 0 or 1.
+        signal = straight((0.5 * F.logsigmoid(above)).exp(), hard)
+        noise = straight((0.5 * F.logsigmoid(-above)).exp(), None if hard is None else 1 - hard)
+        return signal[:, None] * x + noise[:, None] * torch.randn_like(x)
+
+    def _measured(self, condensed: Condensed) -> Condensed:
+        left_out = condensed.dropped.sum() / condensed.tokens.lengths0.sum()
+        return replace(condensed, metrics={"tau": self.tau.detach().clone(), "dropped_share": left_out})
+
+    def stream(self, slide_id: str) -> Stream:
+        """The K best so far, a chunk at a time. InputError unless the scorer is pointwise (context="none")."""
+        if self.context != "none":
+            raise InputError(
+                f"sparselearn does not stream with context={self.context!r}: a score depends on all patches of the "
+                'slide; train one with context="none", or pack the patches into one TokenBatch'
+            )
+        return _PointwiseStream(self, slide_id)
+
+
+class _PointwiseStream(SelectStream):
+    def __init__(self, condenser: SparseLearn, slide_id: str) -> None:
+        super().__init__(condenser, slide_id, lambda chunk: condenser._scores(chunk.features.float(), chunk.offsets))
+        self.norm = condenser.norm
+
+    def take(self, chunk: TokenBatch) -> Assignment:
+        return super().take(replace(chunk, features=self.norm(chunk.features.float()).to(chunk.features.dtype)))
+
+
+class Denoiser(nn.Module):
+    """One pre-norm Transformer block whose attention mask is the identity: each token attends to itself alone.
+
+    Softmax over one key is 1, so attention is its value and output projections. `mixing` takes the mask away (the
+    ablation). Both projections that write to the tokens start at zero: at first the block changes nothing.
+    """
+
+    def __init__(self, width: int, heads: int, *, mixing: bool = False) -> None:
+        super().__init__()
+        self.heads, self.mixing = heads, mixing
+        self.norm1, self.norm2 = Norm(width), Norm(width)
+        self.qk = nn.Linear(width, 2 * width) if mixing else None
+        self.value, self.out = nn.Linear(width, width), nn.Linear(width, width)
+        self.mlp = MLP(width, 4 * width)
+        for parameter in (*self.out.parameters(), *self.mlp[-1].parameters()):
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor, lengths: list[int]) -> Tensor:
+        normed = self.norm1(x)
+        seen = self.value(normed)
+        if self.qk is not None:
+            q, k = self.qk(normed).chunk(2, 1)
+            slides = zip(q.split(lengths), k.split(lengths), seen.split(lengths), strict=True)
+            seen = torch.cat([attend(*slide, self.heads) for slide in slides])
+        x = x + self.out(seen)
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
+
+
+def standardised(scores: Tensor, tokens: TokenBatch) -> Tensor:
+    """(s − mean) / (std + 1e-6) over each slide, population std: zeros for one patch or equal scores."""
+    slide, b = tokens.slide_index, len(tokens)
+    centred = scores - segment_mean(scores, torch.ones_like(scores), slide, b)[slide]
+    variance = segment_mean(centred.square(), torch.ones_like(scores), slide, b)
+    # The clamp keeps the root's slope finite at zero variance.
+    return centred / (variance.clamp_min(1e-24).sqrt() + 1e-6)[slide]
+
+
+def straight(soft: Tensor, hard: Tensor | None) -> Tensor:
+    """The straight-through estimator: `hard` as a value, the slope of `soft`; `soft` itself where hard is None."""
+    return soft if hard is None else hard + (soft - soft.detach())
+
+
+def _members(u: Tensor, budgets: list[float], offsets: Tensor) -> Tensor:
+    """[T]: 1 for the K best of each slide, 0 for the others."""
+    hard = torch.zeros_like(u)
+    kept = hard_topk(u, [round(k) for k in budgets], offsets)
+    for rows, start in zip(kept, offsets.tolist(), strict=False):
+        hard[rows + start] = 1
+    return hard
+
+
+def _falling(fraction: float) -> float:
+    """From 1 to 0 on a cosine."""
+    return 0.5 * (1 + math.cos(math.pi * fraction))

@@ -1,0 +1,39 @@
+"""Slide encoders: every patch sees the others before a condenser chooses. One file an encoder; its name is the file's.
+
+encoder = create_encoder("longnet", dim=768)
+encoded = encoder(batch)
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from abbe import registry
+from abbe.encoders.base import Between, Encoder
+from abbe.errors import ConfigError, nearest
+
+__all__ = ["Between", "Encoder", "create_encoder", "encoder_class", "list_encoders"]
+
+
+def list_encoders() -> list[str]:
+    """The registered names, sorted."""
+    return registry.list_names(__name__)
+
+
+def encoder_class(name: str) -> type[Encoder]:
+    """The class registered as `name`. ConfigError suggests the nearest name where there is none."""
+    return registry.load(__name__, name, Encoder)
+
+
+def create_encoder(name: str, *, dim: int, **options: Any) -> Encoder:
+    """An encoder by name. `dim` is the width of the features; options are the class's own keyword arguments.
+
+    Raises ConfigError for an unknown name or option, with the nearest known one.
+    """
+    cls = encoder_class(name)
+    known = [key for key in inspect.signature(cls).parameters if key != "dim"]
+    for option in options:
+        if option not in known:
+            raise ConfigError(f"encoder {name!r} has no option {option!r}. {nearest(option, known)}")
+    return cls(dim=dim, **options)

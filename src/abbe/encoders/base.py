@@ -1,0 +1,42 @@
+"""What a slide encoder is: TokenBatch → Condensed, one token out for each token in unless `between` drops some."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from abbe.errors import BagError, ConfigError
+from abbe.types import Condensed, TokenBatch
+
+Between = Callable[[int, TokenBatch], Condensed | None]
+"""(number of the block that has run, hidden tokens) → what goes on; None leaves all. A condenser that selects fits."""
+
+
+class Encoder(nn.Module):
+    """dim: width D of the features.   width: of the tokens that come out."""
+
+    width: int
+
+    def __init__(self, *, dim: int) -> None:
+        super().__init__()
+        if dim < 1:
+            raise ConfigError(f"{self.name}: dim must be at least 1, got {dim}")
+        self.dim = dim
+        self.width = dim
+
+    @property
+    def name(self) -> str:
+        """The registered name: the file's."""
+        return type(self).__module__.rpartition(".")[2]
+
+    def forward(self, batch: TokenBatch, *, between: Between | None = None) -> Condensed:
+        """Encode every slide. Raises BagError for another width or a slide without patches."""
+        raise NotImplementedError(f"{type(self).__name__} must implement forward")
+
+    def _check(self, batch: TokenBatch) -> None:
+        if batch.width != self.dim:
+            raise BagError(f"{self.name}: features are {batch.width} wide, the encoder was made for dim={self.dim}")
+        for slide_id, n in zip(batch.slide_ids, batch.lengths.tolist(), strict=True):
+            if n == 0:
+                raise BagError(f"{self.name}: slide {slide_id!r} has no patches; leave empty slides out of the batch")

@@ -1,0 +1,127 @@
+"""How many floating-point operations a method takes, in closed form. No torch: numbers in, numbers out.
+
+Convention: a multiplication and an addition are two operations. Counted are products of matrices and vectors, biases
+left out; normalisation, softmax, GELU, noise, sorting and rotations are not. Nothing is padded. Everything is forward,
+in eval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+def linear(rows: int, inside: int, outside: int) -> int:
+    """rows × inside times inside × outside."""
+    return 2 * rows * inside * outside
+
+
+def dilated_pairs(length: int, heads: int, branches: Sequence[tuple[int, int]]) -> int:
+    """Query–key pairs over all heads of dilated attention; (segment, dilation) for each branch.
+
+    Head h reads rows h mod r, h mod r + r, … of each segment; a short last segment holds what is left.
+    """
+    pairs = 0
+    for segment, dilation in branches:
+        whole, rest = divmod(length, segment)
+        for head in range(heads):
+            offset = head % dilation
+            for size, times in ((segment, whole), (rest, 1)):
+                pairs += times * max(0, math.ceil((size - offset) / dilation)) ** 2
+    return pairs
+
+
+@dataclass(frozen=True)
+class Cost:
+    """total: all operations.   attention: those of them that make scores and mix values."""
+
+    total: int
+    attention: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.total + other.total, self.attention + other.attention)
+
+
+def longnet_block(length: int, width: int, heads: int, hidden: int, branches: Sequence[tuple[int, int]]) -> Cost:
+    """Projections, dilated attention and MLP of one block on `length` tokens, [CLS] included."""
+    attention = 4 * (width // heads) * dilated_pairs(length, heads, branches)
+    return Cost(linear(length, width, 4 * width) + 2 * linear(length, width, hidden) + attention, attention)
+
+
+def slim(
+    dim: int,
+    plan: Sequence[int],
+    branches: Sequence[Sequence[tuple[int, int]]],
+    *,
+    width: int = 768,
+    heads: int = 16,
+    hidden: int = 3072,
+    queries: int = 1,
+) -> Cost:
+    """SLIM: `plan` has the patches in each block, `branches` those of each block's attention on plan[l] + 1 tokens.
+
+    A Cropr module between two blocks takes one matrix–vector product for the scores, and two products with the
+    queries and an MLP on what they read.
+    """
+    cost = Cost(linear(plan[0], dim, width))
+    for m, pairs in zip(plan, branches, strict=True):
+        cost += longnet_block(m + 1, width, heads, hidden, pairs)
+    for m in plan[:-1]:
+        read = 2 * linear(queries, m, width) + 2 * linear(queries, width, 4 * width)
+        cost += Cost(linear(m, width, 1) + read)
+    return cost
+
+
+def tcssa(n: int, dim: int, slots: int, *, top_k: int = 2, hidden: int = 512) -> Cost:
+    """TC-SSA: gate, each patch into its slots (and not the others), the slots' experts, sums of probabilities."""
+    gate, routes = linear(n, dim, slots), linear(n, dim, min(top_k, slots))
+    experts, statistics = 2 * linear(slots, dim, hidden), linear(1, n, slots) + linear(1, n, 1)
+    return Cost(gate + routes + experts + statistics)
+
+
+def sparselearn(
+    n: int, dim: int, *, width: int = 256, layers: int = 2, latents: int = 64, context: str = "latent"
+) -> Cost:
+    """SparseLearn at inference: the scorer, and nothing after it."""
+    ends = linear(n, dim, width) + linear(n, width, 1)
+    if context == "none":
+        return Cost(ends)
+    block = linear(n, width, 4 * width) + 2 * linear(n, width, 4 * width)
+    attention = 4 * n * n * width
+    if context == "latent":
+        attention = 2 * 4 * n * latents * width
+        block += linear(latents, width, 4 * width)
+    return Cost(ends + layers * (block + attention), layers * attention)
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Widths of a language model, as in its public config.json."""
+
+    name: str
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_width: int
+    inner: int
+    vocabulary: int
+
+    def prefill(self, length: int) -> Cost:
+        """`length` tokens at once: causal attention counted in full, logits for every token (grouped KV, gated MLP)."""
+        q, kv = self.heads * self.head_width, self.kv_heads * self.head_width
+        layer = linear(length, self.hidden, q + 2 * kv) + linear(length, q, self.hidden)
+        layer += 3 * linear(length, self.hidden, self.inner)
+        attention = 4 * length * length * q
+        logits = linear(length, self.hidden, self.vocabulary)
+        return Cost(self.layers * (layer + attention) + logits, self.layers * attention)
+
+    def kv_bytes(self, length: int, bytes_each: int = 2) -> int:
+        """Keys and values of `length` tokens, two bytes a number (bfloat16)."""
+        return 2 * self.layers * self.kv_heads * self.head_width * length * bytes_each
+
+
+# Qwen/Qwen2.5-7B-Instruct and Qwen/Qwen3-4B, config.json.
+QWEN25_7B = Decoder("Qwen2.5-7B", 3584, 28, 28, 4, 128, 18944, 152064)
+QWEN3_4B = Decoder("Qwen3-4B", 2560, 36, 32, 8, 128, 9728, 151936)

@@ -1,0 +1,86 @@
+"""One file adds a method: registered, under the contract, trained, in the tables, and nothing else is edited."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from abbe import condensers
+from abbe.bench.flops import other_rows
+from abbe.condensers import condenser_class, list_condensers, markdown_table
+from abbe.models.hub import load
+from abbe.train.classify import TrainClassify
+from abbe.train.loop import Recipe
+from builders import write_cohort
+from contract.checks import CHECKS
+
+FILE = '''
+"""The K patches of largest norm, through a learned scale."""
+
+import torch
+from torch import nn
+
+from abbe.condensers.base import Condenser, gather
+
+
+class Largest(Condenser):
+    """One token: the mean of the K patches of largest norm, each feature scaled by a learned factor."""
+
+    small = {"tokens": 4}
+    merges = True
+    cuts_mass = True
+    trainable = True
+
+    def __init__(self, *, dim: int, tokens: int = 8) -> None:
+        super().__init__(dim=dim, tokens=tokens)
+        self.scale = nn.Parameter(torch.ones(dim))
+
+    def count(self, lengths, *, tokens=None, soft=False):
+        return [1] * len(lengths)
+
+    def condense(self, batch, budgets, *, soft):
+        from dataclasses import replace
+
+        groups = torch.full((len(batch.features),), -1)
+        norms = batch.features.detach().float().norm(dim=1).masked_fill(~batch.mask, -1)
+        for start, part, k in zip(batch.offsets.tolist(), norms.split(batch.lengths.tolist()), budgets):
+            groups[start + part.topk(min(k, len(part))).indices] = 0
+        scaled = replace(batch, features=batch.features * self.scale.to(batch.features.dtype))
+        return gather(scaled, groups, [1] * len(batch))
+'''
+
+
+@pytest.fixture
+def largest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of a method whose file lies in a folder of its own."""
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "methods" / "largest.py").write_text(FILE, encoding="utf-8")
+    monkeypatch.setattr(condensers, "__path__", [*condensers.__path__, str(tmp_path / "methods")])
+    yield "largest"
+    sys.modules.pop("abbe.condensers.largest", None)
+
+
+def test_a_new_file_keeps_the_contract(largest: str) -> None:
+    assert largest in list_condensers()
+    for check in CHECKS.values():
+        check(condenser_class(largest), largest)
+
+
+@pytest.mark.slow
+def test_a_new_file_trains_and_is_loaded_again(largest: str, tmp_path: Path) -> None:
+    features, labels = write_cohort(tmp_path)
+    run = TrainClassify(
+        features=features, labels=labels, out=tmp_path / "run", condenser=largest, recipe=Recipe(epochs=2, lr=1e-2)
+    )
+    assert run.run() == 0
+    scale = load(str(tmp_path / "run" / "model")).condenser.scale
+    assert not torch.equal(scale, torch.ones_like(scale))
+
+
+def test_a_new_file_stands_in_the_tables(largest: str) -> None:
+    assert f"| `{largest}` | means | yes |" in markdown_table()
+    assert any(row.row.startswith(f"{largest}, ") for row in other_rows())

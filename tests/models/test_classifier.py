@@ -1,0 +1,62 @@
+"""Heads: the pooled tokens, the summary, and what a condenser predicts on its own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from abbe.cohorts.dataset import Labelled
+from abbe.errors import ConfigError
+from abbe.models.classifier import Classifier, ClassifierConfig
+from abbe.train.classify import classify_loss
+from builders import make_batch
+
+SLIM = {"tokens": 4, "embed": 16, "layers": 3, "heads": 2, "hidden": 16, "piece": 8, "levels": 2}
+
+
+def build(condenser: str, pooling: str = "mean", **options: object) -> Classifier:
+    torch.manual_seed(0)
+    return Classifier(ClassifierConfig(16, ("a", "b"), condenser, options, pooling))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("condenser", "options", "names"),
+    [
+        ("attention", {"tokens": 4, "hidden": 8}, {"attention"}),
+        ("slim", SLIM, {"cropr/1", "cropr/2"}),
+        ("mean", {}, set()),
+    ],
+)
+def test_every_prediction_of_a_condenser_has_a_head_and_its_loss_is_added(condenser, options, names):
+    model = build(condenser, **options)
+    batch, labels = make_batch([9, 5]), torch.tensor([0, 1])
+    prediction = model.eval()(batch)
+    assert set(prediction.auxiliary) == names
+    step = classify_loss(model, Labelled(batch, labels))
+    task = F.cross_entropy(prediction.logits, labels, reduction="sum")
+    extra = sum(F.cross_entropy(x, labels, reduction="sum") for x in prediction.auxiliary.values())
+    assert step.task_sum.item() == pytest.approx(task.item(), rel=1e-5)
+    assert step.loss_sum.item() == pytest.approx((task + extra).item(), rel=1e-5)
+
+
+def test_slim_s_queries_learn_from_their_own_loss_and_the_blocks_do_not():
+    model = build("slim", **SLIM)
+    prediction = model(make_batch([9, 5]))
+    sum(x.sum() for x in prediction.auxiliary.values()).backward()
+    assert all(cropr.queries.grad.abs().sum() > 0 for cropr in model.condenser.croppers)
+    assert all(p.grad is None or not p.grad.any() for p in model.condenser.encoder.parameters())
+
+
+def test_the_summary_can_be_what_the_head_reads():
+    model = build("slim", "summary", **SLIM).eval()
+    batch = make_batch([9, 5])
+    prediction = model(batch)
+    assert not prediction.attention.any()
+    summary = model.condenser(batch).summary
+    assert torch.allclose(prediction.logits, model.head(model.norm(summary)))
+
+
+def test_summary_pooling_needs_a_condenser_that_has_one():
+    with pytest.raises(ConfigError, match="pooling 'summary' needs a condenser that gives one; mean has none"):
+        build("mean", "summary")
