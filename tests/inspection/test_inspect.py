@@ -138,13 +138,33 @@ def test_real_tables(data: Path, path: str, kind: str, fact: tuple[str, object] 
         assert finding.facts[fact[0]] == fact[1]
 
 
-def test_columns_about_the_person_are_not_shown(tmp_path: Path) -> None:
-    rows = [{"slide_id": f"s{n}", "case_id": f"c{n}", "sex": "female", "grade": str(n % 3)} for n in range(9)]
+def test_only_the_label_s_values_are_shown(tmp_path: Path) -> None:
+    rows = [{"slide_id": f"s{n}", "case_id": f"c{n}", "patientName": "Jo Doe", "grade": f"G{n % 3}"} for n in range(9)]
     pd.DataFrame(rows).to_csv(tmp_path / "t.csv", index=False)
     finding = one(tmp_path / "t.csv")
-    assert finding.facts["label 'grade'"] == {"0": 3, "1": 3, "2": 3}
-    assert "female" not in finding.lines()
+    assert finding.facts["columns that may be a label"] == {"grade": "3 values"}
+    assert "Jo" not in finding.lines()
+    assert "G0" not in finding.lines()
     assert "--label" in finding.problems[0]
+    assert one(tmp_path / "t.csv", label="grade").facts["label 'grade'"] == {"G0": 3, "G1": 3, "G2": 3}
+
+
+@pytest.mark.parametrize("text", ["5", '{"train": 1, "val": 2, "test": 3}', "[]", "[1]", "{", "", "null"])
+def test_any_json_is_a_finding(tmp_path: Path, text: str) -> None:
+    (tmp_path / "n.json").write_text(text)
+    finding = one(tmp_path / "n.json")
+    assert finding.kind == ("unreadable" if text in ("{", "") else "json")
+
+
+def test_what_cannot_be_read_in_a_folder_does_not_end_the_run(tmp_path: Path) -> None:
+    (tmp_path / "latin.csv").write_bytes("slide_id,case_id,label\na,b,é\n".encode("latin-1"))
+    (tmp_path / "torn.safetensors").write_bytes(b"xx")
+    (tmp_path / "torn.safetensors.sha256.json").write_text("{")
+    (tmp_path / "cohort").mkdir()
+    (tmp_path / "cohort" / "cohort.json").write_text("[1")
+    write_bag(tmp_path / "s.h5", make_bag(5))
+    found = {Path(finding.path).name: finding.readable for finding in look(tmp_path)}
+    assert found == {"latin.csv": False, "torn.safetensors": False, "cohort": False, "s.h5": True}
 
 
 def test_a_refused_table_names_its_line(tmp_path: Path) -> None:

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import io
+import json
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from abbe.errors import ConfigError, InputError
+from abbe.errors import BagError, ConfigError, InputError
 from abbe.models.classifier import Classifier, ClassifierConfig
 from abbe.models.hub import save_pretrained
 from abbe.store.bags import write_bag
@@ -60,7 +61,38 @@ def test_the_verb_writes_it_and_refuses_a_folder_without_features(cohorts, tmp_p
     assert ExportTsne(both, str(tmp_path / "model"), out, patches=60).run() == 0
     with Image.open(out) as picture:
         assert picture.size[0] > 800
+    (tmp_path / "nothing").mkdir()
     with pytest.raises(InputError, match="no feature files"):
-        ExportTsne((tmp_path / "model",), str(tmp_path / "model"), out).run()
+        ExportTsne((tmp_path / "nothing",), str(tmp_path / "model"), out).run()
+    with pytest.raises(ConfigError, match=r"the picture is a PNG; end the name in \.png"):
+        ExportTsne(both, str(tmp_path / "model"), tmp_path / "tsne.jpg").run()
     with pytest.raises(ConfigError, match="fewer than 50 patches"):
         ExportTsne(both, str(tmp_path / "model"), out, patches=10).run()
+
+
+def test_every_slide_is_drawn_from_and_empty_ones_are_left_out(tmp_path):
+    for number in range(8):
+        write_bag(tmp_path / f"s{number}.h5", make_bag(20, dim=8, slide_id=f"s{number}", seed=number))
+    write_bag(tmp_path / "s9.h5", make_bag(0, dim=8, slide_id="s9"))
+    drawn = sample(model("tcssa", tokens=4, hidden=8), tmp_path, 12, name="x", seed=0)
+    assert (drawn.slides, len(drawn.slot)) == (8, 12)
+
+
+def test_features_of_another_encoder_or_width_are_refused(cohorts):
+    classifier = Classifier(ClassifierConfig(8, ("a", "b"), "tcssa", {"tokens": 4}, encoder="uni")).eval()
+    with pytest.raises(BagError, match="features of 'test'; 'uni' is needed"):
+        sample(classifier, cohorts / "one", 60, name="x", seed=0)
+    wide = Classifier(ClassifierConfig(9, ("a", "b"), "tcssa", {"tokens": 4})).eval()
+    with pytest.raises(BagError, match="8 wide; 9 is needed"):
+        sample(wide, cohorts / "one", 60, name="x", seed=0)
+
+
+def test_folders_of_one_name_keep_theirs_apart(cohorts, tmp_path, capsys):
+    save_pretrained(model("tcssa", tokens=4, hidden=8), tmp_path / "model", card="x")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    places = tuple(tmp_path / parent / "features" for parent in "ab")
+    for place, name in zip(places, ("one", "two"), strict=True):
+        place.symlink_to(cohorts / name)
+    assert ExportTsne(places, str(tmp_path / "model"), tmp_path / "t.png", patches=60, json=True).run() == 0
+    assert set(json.loads(capsys.readouterr().out)["cohorts"]) == {str(place) for place in places}

@@ -220,12 +220,12 @@ def _usage(run: BenchSlots, model_folder: Path, cohort: _Filled, slide_ids: Sequ
     model = load(model_folder)
     truth = pd.read_parquet(cohort.folder / "truth" / "patches.parquet")
     classes = truth.groupby(truth["slide_id"].astype(str), sort=False)["class"]
-    spoiled = cohort.artefacts.groupby("slide_id")["row"]
+    spoiled = cohort.artefacts.groupby("slide_id")["row"].apply(np.asarray).to_dict()
     slides = []
     with progress("counting", len(slide_ids)) as bar:
         for slide_id in slide_ids:
             kind = np.where(np.isin(classes.get_group(slide_id).to_numpy(), cohort.evidence), EVIDENCE, OTHER)
-            kind[spoiled.get_group(slide_id).to_numpy()] = ARTEFACT
+            kind[spoiled.get(slide_id, [])] = ARTEFACT
             with torch.no_grad():
                 seen = condense_slide(model, read_bag(cohort.features / f"{slide_id}.h5"))
             parts = (seen.index.numpy(), seen.weight.numpy(), seen.contribution.numpy())
@@ -240,7 +240,7 @@ def _row(
     tables: dict[float, list[pd.DataFrame]],
     usage: dict[float, list[SlotTable]],
 ) -> dict[str, Any]:
-    """The figures of one λ, with intervals over seeds and patients, and its distance in AUROC to the paper's λ."""
+    """The figures of one λ, with intervals over seeds and patients; AUROC also as a difference to the first λ's."""
     cases = [table["case_id"].astype(str).tolist() for table in tables[weight]]
 
     def over(statistics: Sequence[Statistic]) -> Interval:
@@ -248,10 +248,17 @@ def _row(
 
     row: dict[str, Any] = {"weight": weight}
     row["auroc"] = over([statistic(table, "auroc") for table in tables[weight]]).as_dict()
+    pairs = zip(tables[weight], tables[run.weights[0]], strict=True)  # of one seed, on the same slides
+    row["auroc_difference"] = over([_difference(one, other) for one, other in pairs]).as_dict()
     for name, figure in USAGE.items():
         row[name] = over([_of(figure, slots) for slots in usage[weight]]).as_dict()
     row["seeds_over_claimed"] = sum(USAGE["top1_share"](t, np.arange(len(t.best))) > _CLAIMED for t in usage[weight])
     return row
+
+
+def _difference(one: pd.DataFrame, other: pd.DataFrame) -> Statistic:
+    first, second = statistic(one, "auroc"), statistic(other, "auroc")
+    return lambda rows: first(rows) - second(rows)
 
 
 def _of(figure: Callable[[SlotTable, np.ndarray], float], slots: SlotTable) -> Statistic:
@@ -260,6 +267,7 @@ def _of(figure: Callable[[SlotTable, np.ndarray], float], slots: SlotTable) -> S
 
 _SAID = {
     "auroc": "AUROC",
+    "auroc_difference": "the same, minus the first column's",
     "top1_share": "best slot: patches of all",
     "top1_share_of_a_slide": "the same within a slide",
     "top2_membership": "top-2 members of one slot",

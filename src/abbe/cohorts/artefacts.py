@@ -113,10 +113,11 @@ def strew(
     """
     wanted = plain({"share": share, "seed": seed, "labels": commit.file_sha256(cohort / "labels.csv")})
     where, record = out / "artefacts.parquet", out / "artefacts.json"
-    if earlier(record, format=FORMAT, version=VERSION, key="parameters", wanted=wanted) and commit.is_done(where):
+    labels = pd.read_csv(cohort / "labels.csv", dtype=str)
+    known = earlier(record, format=FORMAT, version=VERSION, key="parameters", wanted=wanted)
+    if known and all(map(commit.is_done, [where, *(out / f"{name}.h5" for name in labels["slide_id"])])):
         return pd.read_parquet(where)
     rows = make()
-    labels = pd.read_csv(cohort / "labels.csv", dtype=str)
     truth = pd.read_parquet(cohort / "truth" / "patches.parquet")
     classes = truth.groupby(truth["slide_id"].astype(str), sort=False)["class"]
     chosen: list[pd.DataFrame] = []

@@ -6,7 +6,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from abbe.errors import CheckpointError
+import pandas as pd
+
+from abbe.cohorts.textfiles import read_json
+from abbe.errors import CheckpointError, TableError
 from abbe.inspection.finding import Finding, signed
 from abbe.metrics.predictions import class_names, figures, read_predictions
 from abbe.models.condense import FORMAT as TOKENS
@@ -56,7 +59,7 @@ def training(path: Path, run: Inspect) -> Finding:
 def trained(path: Path, run: Inspect) -> Finding:
     """The folder of a finished training run."""
     record = path / "result.json"
-    facts = _plain_values(json.loads(record.read_text(encoding="utf-8")))
+    facts = _plain_values(_object(record))
     whole, said = signed(record)
     return Finding(printable(path), "training run", facts | whole, said)
 
@@ -64,8 +67,7 @@ def trained(path: Path, run: Inspect) -> Finding:
 def cohort(path: Path, run: Inspect) -> Finding:
     """A cohort with known truth."""
     record = path / "cohort.json"
-    values = json.loads(record.read_text(encoding="utf-8"))
-    facts = _plain_values(values)
+    facts = _plain_values(_object(record))
     problems = []
     for name in ("labels.csv", "truth/patches.parquet", "reports.csv", "questions.csv"):
         if (path / name).exists() and not commit.is_done(path / name):
@@ -97,7 +99,18 @@ def tokens(path: Path, run: Inspect) -> Finding:
     return Finding(printable(path), "condensed slide", facts | whole, said)
 
 
-def predictions(path: Path, run: Inspect) -> Finding:
+def parquet(path: Path, run: Inspect) -> Finding:
+    """A parquet table: predictions, or the truth of a cohort by patch."""
+    sidecar = commit.read_sidecar(path)
+    if sidecar is not None and sidecar.get("format") != "predictions":
+        table = pd.read_parquet(path)
+        whole, said = signed(path)
+        facts = {"rows": len(table), "columns": ", ".join(map(str, table.columns))}
+        return Finding(printable(path), f"table in format {sidecar.get('format')}", facts | whole, said)
+    return predictions(path)
+
+
+def predictions(path: Path) -> Finding:
     """A table of predictions, with its figures."""
     table = read_predictions(path)
     facts: dict[str, Any] = {"slides": len(table), "patients": table["case_id"].nunique()}
@@ -108,6 +121,13 @@ def predictions(path: Path, run: Inspect) -> Finding:
         )
     whole, said = signed(path)
     return Finding(printable(path), "predictions", facts | whole, said)
+
+
+def _object(path: Path) -> dict[str, Any]:
+    value, _ = read_json(path)
+    if not isinstance(value, dict):
+        raise TableError(f"{path}: expected an object, found {str(value)[:80]}; make the run or cohort again")
+    return value
 
 
 def _plain_values(values: dict[str, Any]) -> dict[str, Any]:

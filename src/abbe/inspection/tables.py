@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
 _LABELS = (2, 60)  # distinct values from which, and up to which, a column may be a label
 _MUCH = 0.4  # an answer that is right this often without looking is worth a sentence
-# What a table may hold of a patient is not shown, not even by name of a value.
-_PERSONAL = ("age", "sex", "gender", "birth", "name", "race", "ethnic", "death", "survival", "comment", "location")
+_SHOWN = 12  # values of a label
 
 
 def table(path: Path, run: Inspect) -> Finding:
@@ -32,7 +31,7 @@ def table(path: Path, run: Inspect) -> Finding:
     read = read_csv(path)
     for columns, look in _KINDS:
         if set(columns) <= set(read.columns):
-            kind, facts, problems = look(path, read)
+            kind, facts, problems = look(path, read, run.label)
             break
     else:
         kind, facts = "table of no kind Abbe knows", {"rows": len(read.rows), "columns": ", ".join(read.columns)}
@@ -50,7 +49,7 @@ def json_file(path: Path, run: Inspect) -> Finding:
         kind, facts = "dialogues in SlideInstruct form", _counts(read_slideinstruct(path).describe())
     elif isinstance(first, dict) and {"Question", "Answer"} <= set(first):
         kind, facts, problems = _questions(read_wsi_vqa(path))
-    elif isinstance(value, dict) and {"train", "val", "test"} <= set(value):
+    elif isinstance(value, dict) and all(isinstance(value.get(split), list) for split in ("train", "val", "test")):
         kind = "reports by split, in HistGen's form"
         facts = {split: f"{len(value[split])} reports" for split in ("train", "val", "test")}
     elif isinstance(value, dict) and value and all(isinstance(v, dict) and "classnames" in v for v in value.values()):
@@ -59,7 +58,8 @@ def json_file(path: Path, run: Inspect) -> Finding:
         facts = {g: f"{len(p.names)} classes, {len(p.templates)} templates" for g, p in sets.items()}
     else:
         kind = "json"
-        facts = {"holds": f"{len(value)} {'keys' if isinstance(value, dict) else 'items'}"} if value else {}
+        held = "keys" if isinstance(value, dict) else "items" if isinstance(value, list) else None
+        facts = {"holds": f"{len(value)} {held}" if held else f"one {type(value).__name__}"}
     whole, said = signed(path)
     return Finding(printable(path), kind, facts | whole, problems + said)
 
@@ -72,7 +72,7 @@ def yaml_file(path: Path, run: Inspect) -> Finding:
     return Finding(printable(path), "task with prompts", facts | whole, said)
 
 
-Look = Callable[[Path, Csv], tuple[str, dict[str, Any], list[str]]]
+Look = Callable[[Path, Csv, str | None], tuple[str, dict[str, Any], list[str]]]
 
 
 def _questions(found: QuestionFile) -> tuple[str, dict[str, Any], list[str]]:
@@ -91,70 +91,67 @@ def _counts(described: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in described.items() if name not in hidden and value not in ("", {}, 0)}
 
 
-def _slidebench(path: Path, read: Csv) -> tuple[str, dict[str, Any], list[str]]:
+def _slidebench(path: Path, read: Csv, label: str | None) -> tuple[str, dict[str, Any], list[str]]:
     return _questions(read_slidebench(path))
 
 
-def _bcnb(path: Path, read: Csv) -> tuple[str, dict[str, Any], list[str]]:
+def _bcnb(path: Path, read: Csv, label: str | None) -> tuple[str, dict[str, Any], list[str]]:
     return _questions(read_bcnb(path))
 
 
-def _labels(path: Path, read: Csv) -> tuple[str, dict[str, Any], list[str]]:
-    names = [name for name in read.columns if name not in ("slide_id", "case_id", "split") and _shareable(name)]
-    values = {name: Counter(row[name].strip() for row in read.rows) for name in names}
-    labels = [name for name in names if _LABELS[0] <= len(values[name]) <= _LABELS[1]]
-    label = "label" if "label" in read.columns else "case_id"  # which one is for the user to say
-    frame = read_labels(path, label=label)
+def _labels(path: Path, read: Csv, label: str | None) -> tuple[str, dict[str, Any], list[str]]:
+    """Values are shown of the label alone: any other column may be about the person."""
+    column = label or ("label" if "label" in read.columns else None)
+    frame = read_labels(path, label=column or "case_id")
     facts: dict[str, Any] = {"slides": len(frame), "patients": frame["case_id"].nunique()}
+    problems = []
     if "split" in frame:
         facts["splits"] = dict(Counter(frame["split"]))
-    for name in labels if "label" not in labels else ["label"]:
-        facts[f"label {name!r}" if name != "label" else "label"] = dict(values[name].most_common(12))
-    problems = []
-    if "label" not in read.columns:
-        problems.append(
-            f"no column 'label'; say which one with --label (such as {', '.join(labels[:4]) or 'none here'})"
-        )
-    few = [f"{value} ({n})" for value, n in values.get("label", Counter()).items() if n < 3]
-    if few:
-        problems.append(f"labels with fewer than three slides: {', '.join(few[:5])}; three splits need three patients")
+    if column is None:
+        others = [name for name in read.columns if name not in ("slide_id", "case_id", "split")]
+        distinct = {name: len({row[name].strip() for row in read.rows}) for name in others}
+        fitting = {name: f"{n} values" for name, n in distinct.items() if _LABELS[0] <= n <= _LABELS[1]}
+        facts["columns that may be a label"] = fitting or "none"
+        problems.append("no column 'label'; say which one with --label")
+    else:
+        values = Counter(frame[column])
+        facts["label" if column == "label" else f"label {column!r}"] = dict(values.most_common(_SHOWN))
+        few = [f"{value} ({n})" for value, n in values.items() if n < 3]
+        if few:
+            problems.append(f"labels with fewer than three slides: {', '.join(few[:5])}; three splits need three each")
     return "labels", facts, problems
 
 
-def _clam_splits(path: Path, read: Csv) -> tuple[str, dict[str, Any], list[str]]:
+def _clam_splits(path: Path, read: Csv, label: str | None) -> tuple[str, dict[str, Any], list[str]]:
     sides = Counter(read_clam_splits(path).values())
     return "splits in CLAM's form", {split: f"{sides[split]} slides" for split in ("train", "val", "test")}, []
 
 
-def _slide_table(path: Path, read: Csv) -> tuple[str, dict[str, Any], list[str]]:
+def _slide_table(path: Path, read: Csv, label: str | None) -> tuple[str, dict[str, Any], list[str]]:
     read.filled(["PATIENT", "FILENAME"])
     read.unique("FILENAME", "file")
     patients = {row["PATIENT"] for row in read.rows}
     return "slide table in STAMP's form", {"slides": len(read.rows), "patients": len(patients)}, []
 
 
-def _clini_table(path: Path, read: Csv) -> tuple[str, dict[str, Any], list[str]]:
+def _clini_table(path: Path, read: Csv, label: str | None) -> tuple[str, dict[str, Any], list[str]]:
     read.filled(["PATIENT"])
     read.unique("PATIENT", "patient")
     return "clinical table in STAMP's form", {"patients": len(read.rows), "columns": len(read.columns)}, []
 
 
-def _outcomes(path: Path, read: Csv) -> tuple[str, dict[str, Any], list[str]]:
+def _outcomes(path: Path, read: Csv, label: str | None) -> tuple[str, dict[str, Any], list[str]]:
     kinds = Counter(row["outcome"] for row in read.rows)
     bad = [row for row in read.rows if row["outcome"] in ("failed", "skipped")]
     problems = [f"{row['slide_id']}: {row['outcome']} at {row['stage']}: {row['reason']}" for row in bad]
     return "outcomes of a run", dict(kinds), problems
 
 
-def _reports(path: Path, read: Csv) -> tuple[str, dict[str, Any], list[str]]:
+def _reports(path: Path, read: Csv, label: str | None) -> tuple[str, dict[str, Any], list[str]]:
     read.filled(["slide_id", "text"])
     read.unique("slide_id", "slide")
     distinct = len({row["text"] for row in read.rows})
     return "reports", {"reports": len(read.rows), "distinct": distinct}, []
-
-
-def _shareable(column: str) -> bool:
-    return not any(word in column.lower().replace("_", " ").split() for word in _PERSONAL)
 
 
 _KINDS: tuple[tuple[tuple[str, ...], Look], ...] = (

@@ -45,6 +45,8 @@ class Inspect:
     """microns a pixel at level 0, for slides and feature files that do not say it"""
     patch_size_level0: float | None = None
     """side of a patch in level-0 pixels, for feature files that do not say it"""
+    label: str | None = None
+    """column of a labels table whose values are counted (default: label, where there is one)"""
     stride_level0: float | None = None
     """step between patches in level-0 pixels, where they overlap and a feature file does not say it"""
     encoder: str | None = None
@@ -80,28 +82,36 @@ def inspect_paths(run: Inspect) -> list[Finding]:
     with progress("inspecting", len(wanted)) as bar:
         for path, look in wanted:
             try:
-                findings.append(look(path, run))
+                findings.append((look or _look(path))(path, run))
             except (AbbeError, OSError) as error:  # what cannot be read is a finding, not the end
                 findings.append(Finding(printable(path), "unreadable", {}, [printable(str(error))], readable=False))
             bar.advance(bar.task_ids[0])
     return findings
 
 
-def _items(path: Path) -> list[tuple[Path, Look]]:
-    """The path with the way to look at it; for a folder that is nothing by itself, everything in it, once."""
-    whole = _whole_folder(path) if path.is_dir() else _look(path)
+def _items(path: Path) -> list[tuple[Path, Look | None]]:
+    """The path with the way to look at it, None where its content decides; of a folder that is nothing by itself,
+    everything in it, once."""
+    if not path.is_dir():
+        return [(path, None)]
+    whole = _whole_folder(path)
     if whole is not None:
         return [(path, whole)]
     below = list(_below(path))
-    items: dict[Path, Look] = {}
+    items: dict[Path, Look | None] = {}
     if any(file.suffix.lower() in SUFFIXES for file in below):
         for found in find_slides([path]):
             items |= dict.fromkeys(found.files, slides.part)  # the files of one slide are looked at once, as the first
             items[found.path] = slides.odd(found.odd) if found.odd else slides.whole(found)
+    others = 0
     for file in below:
-        items.setdefault(file, _whole_folder(file) or _look(file))
-    known = [(file, look) for file, look in sorted(items.items()) if look not in (slides.part, _unknown)]
-    others = sum(look is _unknown for look in items.values())
+        if file not in items:
+            look = _whole_folder(file) if file.is_dir() else None
+            if look is None and file.is_file() and file.suffix.lower() not in _READ:
+                others += 1
+            else:
+                items[file] = look
+    known = [(file, look) for file, look in sorted(items.items()) if look is not slides.part]
     return [*known, (path, _folder(len(known), others))] if others or not known else known
 
 
@@ -161,5 +171,6 @@ _BY_SUFFIX: dict[str, Look] = {
     ".json": tables.json_file,
     ".yaml": tables.yaml_file,
     ".yml": tables.yaml_file,
-    ".parquet": models.predictions,
+    ".parquet": models.parquet,
 }
+_READ = {*_BY_SUFFIX, *SUFFIXES}  # suffixes of files that are looked at in a folder; the others are counted

@@ -20,8 +20,9 @@ from abbe.errors import ConfigError, InputError
 from abbe.metrics.plots import png
 from abbe.models.classifier import Classifier
 from abbe.models.hub import load
-from abbe.store.bags import read_bag
+from abbe.store.bags import peek_bag, read_bag
 from abbe.store.commit import write_bytes
+from abbe.store.inputs import find_features
 from abbe.types import TokenBatch
 from abbe.view.overlay import token_colours
 
@@ -60,8 +61,10 @@ class ExportTsne:
         if self.patches < 50:
             raise ConfigError(f"--patches {self.patches}: t-SNE of fewer than 50 patches shows nothing")
         model = load(self.model)
-        twice = len({place.name for place in self.features}) < len(self.features)
-        names = [str(place) if twice else place.stem for place in self.features]
+        if self.out.suffix.lower() != ".png":
+            raise ConfigError(f"--out {self.out}: the picture is a PNG; end the name in .png")
+        short = [place.name if place.is_dir() else place.stem for place in self.features]
+        names = short if len(set(short)) == len(short) else [str(place) for place in self.features]
         samples = [
             sample(model, place, self.patches, name=name, seed=self.seed)
             for name, place in zip(names, self.features, strict=True)
@@ -84,27 +87,29 @@ class Sample:
 
 
 def sample(model: Classifier, place: Path, patches: int, *, name: str, seed: int) -> Sample:
-    """About `patches` patches of the feature files in a folder (or of one file), evenly over the slides.
+    """About `patches` patches of the feature files in a folder (or of one file), as many of every slide.
 
-    Raises InputError where there is no feature file, BagError for one that does not fit the model.
+    Slides without patches, and slides beyond the number of patches, are left out; `slides` counts those drawn from.
+    Raises InputError where there is no feature file, BagError for one of another encoder or width than the model's.
     """
-    files = sorted(place.glob("*.h5")) if place.is_dir() else [place]
+    files = [file.path for file in find_features([place]) if not file.odd]
+    files = [file for file in files if peek_bag(file)[0]]
     if not files:
-        raise InputError(f"{place}: no feature files (*.h5) in this folder")
+        raise InputError(f"{place}: no feature file with patches in it")
     rng = np.random.default_rng(seed)
-    if len(files) > patches:
-        files = [files[row] for row in np.sort(rng.choice(len(files), patches, replace=False))]
-    each = -(-patches // len(files))
+    shares = np.full(len(files), patches // len(files))
+    shares[rng.permutation(len(files))[: patches % len(files)]] += 1
     rows, slots = [], []
     with progress(f"condensing {name}", len(files)) as bar, torch.no_grad():
-        for file in files:
-            bag = read_bag(file)
-            batch = model.scaler(TokenBatch.pack([bag]))
-            chosen = np.sort(rng.choice(len(bag), min(each, len(bag)), replace=False))
-            rows.append(batch.features[chosen].numpy())
-            slots.append(model.condenser(batch).assignment.main[chosen].numpy())
+        for file, share in zip(files, shares.tolist(), strict=True):
+            if share:
+                bag = read_bag(file, encoder=model.config.encoder, width=model.config.dim)
+                batch = model.scaler(TokenBatch.pack([bag]))
+                chosen = np.sort(rng.choice(len(bag), min(share, len(bag)), replace=False))
+                rows.append(batch.features[chosen].numpy())
+                slots.append(model.condenser(batch).assignment.main[chosen].numpy())
             bar.advance(bar.task_ids[0])
-    return Sample(name, len(files), np.concatenate(rows)[:patches], np.concatenate(slots)[:patches])
+    return Sample(name, len(rows), np.concatenate(rows), np.concatenate(slots))
 
 
 def tsne_picture(samples: Sequence[Sample], *, merges: bool, seed: int) -> bytes:
