@@ -31,6 +31,7 @@ from abbe.metrics.slots import ARTEFACT, EVIDENCE, OTHER, USAGE, SlotTable, join
 from abbe.models.condense import condense_slide
 from abbe.models.hub import load
 from abbe.store.bags import read_bag
+from abbe.store.commit import file_sha256
 from abbe.train.loop import Recipe
 
 _CLAIMED = 0.6
@@ -114,11 +115,13 @@ def bench_slots(run: BenchSlots) -> dict[str, Any]:
     if run.mosaic:
         fillings["mosaic"] = lambda seed: _mosaic(run, seed)
     found: dict[str, Any] = {}
+    hashes: dict[str, str] = {}
     for name, fill in fillings.items():
         tables: dict[float, list[pd.DataFrame]] = {weight: [] for weight in run.weights}
         usage: dict[float, list[SlotTable]] = {weight: [] for weight in run.weights}
         for seed in run.seeds:
             cohort = fill(seed)
+            hashes[f"{name}-{seed}"] = file_sha256(cohort.folder / "labels.csv")
             _train(run, cohort, seed)
             for weight in run.weights:
                 contender = _contender(run, weight)
@@ -142,6 +145,7 @@ def bench_slots(run: BenchSlots) -> dict[str, Any]:
             "claimed_share": _CLAIMED,
         },
         "fillings": found,
+        "labels_sha256": hashes,
     }
 
 
@@ -308,7 +312,8 @@ Shares are of the patches of all test slides together. Purity of evidence: for a
 its slot ({settings["fraction"]:g} if mixed evenly). Artefact slots: slots with at least 1 % of the patches, most of
 them artefacts. Read from: the share of the pooled vector that came through such patches
 (artefacts {settings["artefacts"]:g} if read evenly).
-"""
+
+{"".join(f"- labels of {name}: sha256 {digest}" + chr(10) for name, digest in found["labels_sha256"].items())}"""
 
 
 def _shown(value: dict[str, Any]) -> str:
