@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from abbe.cohorts.bank import BankPlan, PatchBank
+from abbe.cohorts.bank import BankPlan, EncoderMark, PatchBank
 from abbe.cohorts.tissue import TISSUE_CLASSES
+from abbe.slides.texture import TextureEncoder
 
 BANK = BankPlan(sites=2, normal=(3, 2, 2), tumour=(4, 2, 3))
 
@@ -23,4 +24,4 @@ def random_bank(*, clear: float = 10.0, plan: BankPlan = BANK) -> PatchBank:
     cls, site, setting, split = np.array(cells).T
     features = np.random.default_rng(0).standard_normal((len(cls), 16)).astype(np.float32)
     features[np.arange(len(cls)), cls] += clear
-    return PatchBank(plan, features, cls, site, setting, split)
+    return PatchBank(plan, EncoderMark("texture", TextureEncoder.version), features, cls, site, setting, split)

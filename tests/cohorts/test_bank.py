@@ -42,7 +42,7 @@ def quick(monkeypatch) -> list[tuple[int, int, int]]:
     """Cells cost nothing: random rows that depend on plan and cell. Returns the cells made so far."""
     cells: list[tuple[int, int, int]] = []
 
-    def encode_cell(plan, cls, site, setting):
+    def encode_cell(plan, mark, cls, site, setting):
         cells.append((cls, site, setting))
         rng = np.random.default_rng([plan.seed, cls, site, setting])
         return rng.standard_normal((sum(plan.per_cell(cls)), 5)).astype(np.float32)
@@ -148,6 +148,52 @@ def test_a_bank_of_another_version_of_its_encoder_is_refused(quick, tmp_path, mo
         bank(PLAN, tmp_path, workers=1)
 
 
+class Weights:
+    """An encoder of one column. `version` stands for the weights in its folder; builds are counted."""
+
+    name, width, patch_size, version, builds = "timm-em", 1, None, "old", 0
+
+    def __init__(self) -> None:
+        type(self).builds += 1
+        self.version = type(self).version
+
+    def __call__(self, patches):
+        return patches.mean(axis=(1, 2, 3), dtype=np.float64)[:, None]
+
+
+@pytest.fixture
+def weights(monkeypatch) -> type[Weights]:
+    monkeypatch.setattr(Weights, "builds", 0)
+    monkeypatch.setattr(Weights, "version", "old")
+    monkeypatch.setattr(module, "create_patch_encoder", lambda _: Weights())
+    monkeypatch.setattr(module, "_built", {})
+    return Weights
+
+
+def test_a_bank_of_other_weights_is_refused(weights, monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        module, "cell_patches", lambda plan, cls, *_: np.full((sum(plan.per_cell(cls)), 2, 2, 3), cls, np.uint8)
+    )
+    plan = replace(PLAN, encoder="timm:local-dir:../em")
+    made = bank(plan, tmp_path, workers=1)
+    assert weights.builds == 1, "built once, not for every cell"
+    np.testing.assert_array_equal(made.features[:, 0], made.cls)
+    assert made.encoder == ("timm-em", "old")
+    assert made.described().items() >= {"encoder_version": "old", "encoder_name": "timm-em"}.items()
+    assert_same(bank(plan, tmp_path, workers=1), made)
+    weights.version = "new"
+    with pytest.raises(ValueError, match="encoder_version is 'old' there and 'new' here"):
+        bank(plan, tmp_path, workers=1)
+
+
+def test_weights_replaced_while_patches_are_encoded_are_noticed(weights):
+    mark = module.encoder_mark("timm:em")
+    module._built.clear()  # as in another process
+    weights.version = "new"
+    with pytest.raises(ValueError, match="timm:em: version new of the encoder, not old; run it again"):
+        module.encode("timm:em", mark, np.zeros((1, 2, 2, 3), np.uint8))
+
+
 def test_a_bank_of_another_version_is_refused(quick, tmp_path):
     bank(PLAN, tmp_path, workers=1)
     commit.write_json(tmp_path / "bank.json", {"plan": asdict(PLAN)}, format=module.FORMAT, version=99)
@@ -182,7 +228,7 @@ def test_a_damaged_file_is_made_again(name, harm, quick, tmp_path):
         ({"normal": (1, 0, 1)}, r"normal needs at least one .* got \(1, 0, 1\)"),
         ({"tumour": (3, 3)}, r"tumour needs at least one .* got \(3, 3\)"),
         ({"tumour": ()}, "tumour needs"),
-        ({"sites": 0}, "sites must be at least 1, got 0"),
+        ({"sites": 0}, r"^--bank\.sites must be at least 1, got 0"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
     ],
 )

@@ -13,7 +13,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from abbe.cohorts import bank as bank_module
+from abbe.cohorts import labelled
 from abbe.cohorts import mosaic as module
+from abbe.cohorts.labelled import find_images
 from abbe.cohorts.mosaic import MosaicBankPlan, MosaicCohort, mosaic_bank
 from abbe.cohorts.phantom import CohortPlan, oracle_scores, seen_scores, write_needle_cohort
 from abbe.cohorts.tables import SPLITS, read_labels
@@ -148,13 +151,62 @@ def test_the_command_names_broken_patches_and_says_so_by_its_exit_code(patches, 
     said = capsys.readouterr().out
     assert "6 mosaics in" in said
     assert "left out: two/3.png: cannot be decoded" in said
-    assert "left out: two/5.png: cannot be decoded" in said
+    assert "left out: two/5.png: cannot be decoded (no image of a known format)\n" in said
+    assert "passed over, images of other classes: unasked (1)\n" in said
     assert replace(verb, json=True).run() == 1
     record = json.loads(capsys.readouterr().out)
     assert set(record["broken"]) == {"two/3.png", "two/5.png"}
+    assert record["other_classes"] == {"unasked": 1}
     assert json.loads((tmp_path / "out" / "cohort.json").read_text())["slides"] == record["slides"] == 6
     whole = replace(verb, patches=(patches,), out=tmp_path / "whole")
     assert whole.run() == 0
+
+
+def test_folders_and_zips_are_read_alike(patches, tmp_path):
+    """The folder an image lies in is its class, at any depth; directly in what is given, the name of that."""
+    tree = copy_of(patches / "two", tmp_path / "two" / "deep" / "one")
+    (tree / "sub").mkdir()
+    (tree / "sub" / "9.png").write_bytes(b"")
+    (tmp_path / "two" / "0.png").write_bytes(b"")
+    (tmp_path / "two" / "loop").symlink_to(tmp_path)
+    (tmp_path / "two" / "linked").symlink_to(patches / "other")
+    with zipfile.ZipFile(tmp_path / "two.zip", "w") as file:
+        for name in labelled._members(tmp_path / "two"):
+            file.write(tmp_path / "two" / name, name)
+    found = [find_images([tmp_path / name], ("one", "two"), None) for name in ("two", "two.zip")]
+    named = [([(image.cls, image.member) for image in images], others) for images, others in found]
+    assert named[0] == named[1]
+    assert ("two", "0.png") in named[0][0]
+    assert len(named[0][0]) == 2 * GROUPS + 1
+    assert named[0][1] == {"sub": 1, "linked": 2 * GROUPS}
+
+
+def test_class_folders_may_be_given_themselves(rows, patches, tmp_path):
+    given = tuple(str(patches / name) for name in ("other", "one.zip", "two"))
+    again = mosaic_bank(replace(PLAN, patches=given), tmp_path / "bank", workers=1)
+    np.testing.assert_array_equal(again.features, rows.features)
+    np.testing.assert_array_equal(again.cls, rows.cls)
+
+
+def test_sources_without_images_are_told_so(tmp_path):
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(ValueError, match=r"no image of class 'other' in .* Nothing there is an image; give a folder"):
+        mosaic_bank(plan_of(tmp_path), tmp_path / "bank", workers=1)
+
+
+def test_a_file_twice_in_a_class_is_named_with_both_places(patches, tmp_path):
+    for part in ("a", "b"):
+        copy_of(patches / "two", tmp_path / part / "two")
+    with pytest.raises(ValueError, match=r"two/0\.png is there twice \(.*: a/two/0\.png and .*: b/two/0\.png\)"):
+        find_images([tmp_path], ("two",), None)
+
+
+def test_the_encoder_is_built_once(patches, tmp_path, monkeypatch):
+    built = []
+    monkeypatch.setattr(bank_module, "create_patch_encoder", lambda name: built.append(name) or TextureEncoder())
+    monkeypatch.setattr(module, "_BATCH", 5)
+    mosaic_bank(plan_of(patches), tmp_path, workers=1)
+    assert built == ["texture"]
 
 
 def test_classes_with_too_few_groups_are_refused(patches, tmp_path):
@@ -238,8 +290,8 @@ def test_without_an_index_each_patch_is_a_group(patches, tmp_path):
     [
         ({"a": "two"}, "must name different classes"),
         ({"rest": ()}, "at least one of each"),
-        ({"split": 5}, "split must be 0 to 4, got 5"),
-        ({"patch_size": 8}, "patch_size must be at least 16, got 8"),
+        ({"split": 5}, "--bank.split must be 0 to 4, got 5"),
+        ({"patch_size": 8}, "--bank.patch-size must be at least 16, got 8"),
         ({"mpp": 0.0}, "mpp must be positive"),
         ({"seed": -1}, "seed must be at least 0"),
     ],

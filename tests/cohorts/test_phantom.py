@@ -15,7 +15,7 @@ import pytest
 
 from abbe.cohorts import phantom as module
 from abbe.cohorts import writer
-from abbe.cohorts.bank import PatchBank
+from abbe.cohorts.bank import EncoderMark, PatchBank
 from abbe.cohorts.describe import label_of
 from abbe.cohorts.kinds import PHANTOM
 from abbe.cohorts.layout import TUMOUR
@@ -258,6 +258,17 @@ def test_another_plan_in_the_folder_is_refused(half_way, change, words, small, r
     assert contents(out) == before
 
 
+def test_what_an_encoder_is_made_from_is_no_path(tmp_path, rows):
+    """Features lie where `abbe encode` would put them, whatever path the model came from."""
+    spec = "timm:local-dir:../../../em"
+    made = replace(rows, plan=replace(BANK, encoder=spec), encoder=EncoderMark("timm-em", "0123"))
+    record = write_needle_cohort(tmp_path / "out", replace(PLAN, slides=(2, 2, 2)), made)
+    assert record["features"] == "20x_256px_0px_overlap/features_timm-em"
+    assert features_folder(tmp_path / "out", spec) == tmp_path / "out" / record["features"]
+    assert read_bag(tmp_path / "out" / record["features"] / "test-0000.h5").encoder == "timm-em"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_another_bank_in_the_folder_is_refused(small):
     plan, out = small
     with pytest.raises(ValueError, match=r"bank\.seed is 0 there and 1 here"):
@@ -340,7 +351,7 @@ def test_the_command_makes_cohort_and_prints_its_record(rows, tmp_path, monkeypa
         ({"patches": 15}, "patches must be at least 16, got 15"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"task": "needles"}, "task must be one of needle, mixture, spatial, got 'needles'"),
-        ({"deposit": 0.6}, r"deposit must lie in \(0, 0\.5\], got 0\.6"),
+        ({"deposit": 0.6}, r"^--plan\.deposit must lie in \(0, 0\.5\], got 0\.6"),
         ({"task": "spatial", "patches": 200}, "has no inside; the spatial task needs deposit x patches of at least 60"),
     ],
 )

@@ -48,9 +48,13 @@ def test_the_command_writes_montage_and_record(tmp_path, capsys):
     for number in range(10):
         pixels = rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "tiles" / "noise" / f"{number}.png")
+    (tmp_path / "tiles" / "noise" / "sub").mkdir()
+    (tmp_path / "tiles" / "noise" / "sub" / "1.png").write_bytes(b"")
     verb = Realism((tmp_path / "tiles",), tmp_path / "out", ("noise",), 1, 1, 64)
     assert verb.run() == 0
-    assert "balanced accuracy" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "balanced accuracy" in said
+    assert "passed over, images of other classes: sub (1)" in said
     record = json.loads((tmp_path / "out" / "realism.json").read_text())
     assert record["patches"] == record["groups"] == {"rendered": 36, "real": 10}
     assert record["balanced_accuracy"] > 0.9
@@ -68,5 +72,5 @@ def test_too_few_real_patches_are_refused(tmp_path):
         Image.new("RGB", (16, 16)).save(tmp_path / "tiles" / "noise" / f"{number}.png")
     with pytest.raises(ValueError, match="4 real patches of 4 groups are too few"):
         Realism((tmp_path / "tiles",), tmp_path / "out", ("noise",), 1, 1, 16).run()
-    with pytest.raises(ValueError, match="at least 1, got 0 and 1"):
+    with pytest.raises(ValueError, match="--per-group and --sites must be at least 1, got 0 and 1"):
         Realism((tmp_path / "tiles",), tmp_path / "out", ("noise",), 0, 1, 16).run()

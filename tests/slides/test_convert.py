@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,19 @@ def test_micrometres_without_mpp_are_refused_and_supplied_by_the_slide(
     assert bag.level0_size == (2220, 2967)
     assert bag.coords is not None
     assert bag.coords[1].tolist() == pytest.approx([128 / 0.499, 0], rel=1e-3)
+
+
+def test_what_is_no_regular_file_or_too_slow_is_a_row(
+    tmp_path: Path, data: Path, stamp: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slides").mkdir()
+    os.mkfifo(tmp_path / "slides" / "cmu-1-small-region.svs")
+    code, row = run(capsys, stamp, "--out", tmp_path / "out", "--slide", tmp_path / "slides")
+    assert (code, row["outcome"]) == (1, "failed")
+    assert "cmu-1-small-region.svs: no regular file" in row["reason"]
+    monkeypatch.setattr("abbe.slides.convert._TIME_LIMIT", 0.001)
+    code, row = run(capsys, stamp, "--out", tmp_path / "out", "--slide", data / "slides")
+    assert "does not say its size within 0.001 s" in row["reason"]
 
 
 def test_a_slide_that_is_not_there_or_says_nothing_is_a_row_of_its_own(

@@ -147,7 +147,14 @@ def test_weights_that_do_not_fit_the_model_are_refused(tmp_path):
     [
         ("vit_smal_patch16_224", "no model 'vit_smal_patch16_224'. Did you mean 'vit_small_patch16_224'"),
         ("MahmoodLab/UNI", r"timm\.list_models\(\) names all; a hub model is hf-hub:OWNER/NAME$"),
-        ("local-dir:/nowhere", "timm:local-dir:/nowhere cannot be loaded"),
+        (
+            "local-dir:/nowhere",
+            "timm:local-dir:/nowhere: no such folder; give one with config.json and model.safetensors",
+        ),
+        ("local-dir:", "names no folder; write timm:local-dir:PATH"),
+        ("Local-Dir:/nowhere", "no such folder"),
+        ("hf_hub:", "names no repository; write timm:hf-hub:OWNER/NAME"),
+        ("file:/nowhere", "unknown source 'file'"),
         ("hf-hub:someone/something", "not in the local cache.*HF_HUB_OFFLINE"),
         ("vit_small_patch16_224", "not in the local cache.*HF_HUB_OFFLINE"),
     ],
@@ -156,6 +163,68 @@ def test_what_cannot_be_had_is_refused_with_the_remedy(model, said, tmp_path, mo
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ConfigError, match=said):
         create_patch_encoder(f"timm:{model}", device="cpu")
+
+
+class _Payload:
+    """Unpickled, it makes a folder."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.target),)
+
+
+def test_a_folder_with_pickled_weights_is_refused_before_timm_sees_it(tmp_path, monkeypatch):
+    folder = saved(tmp_path / "m")
+    (folder / "model.safetensors").rename(folder / "other.safetensors")
+    torch.save(_Payload(tmp_path / "ran"), folder / "pytorch_model.bin")
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: pytest.fail("timm was asked"))
+    with pytest.raises(ConfigError, match=r"model\.safetensors: no such file; .*safe_serialization=True"):
+        opened(folder, device="cpu")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_pickled_code_never_runs_whatever_timm_asks_torch_for(tmp_path, monkeypatch):
+    weights = tmp_path / "pytorch_model.bin"
+    torch.save(_Payload(tmp_path / "ran"), weights)
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: torch.load(weights, weights_only=False))
+    with pytest.raises(ConfigError, match=r"use weights saved as safetensors$") as caught:
+        create_patch_encoder("timm:hf-hub:someone/something", device="cpu")
+    assert "weights_only" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()
+    assert os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] == "1"
+    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", r"config\.json: not JSON"),
+        ("{}", r"config\.json: architecture is None; it must be a model of timm"),
+        ("[]", r"config\.json: architecture is None"),
+        ('{"architecture": "vit_tiny_patch16_225"}', "architecture is 'vit_tiny_patch16_225'.*Did you mean"),
+        ('{"architecture": "resnet18", "model_args": 3}', "model_args is 3; it must be an object"),
+        ('{"architecture": "resnet18"}', "config.json .architecture, .* and model.safetensors must be of one model"),
+        ('{"architecture": "swin_tiny_patch4_window7_224"}', "must be of one model"),
+    ],
+)
+def test_a_config_that_fits_no_model_or_not_the_weights_is_refused(text, said, tmp_path):
+    folder = saved(tmp_path / "m")
+    (folder / "config.json").write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        opened(folder, device="cpu")
+
+
+def test_torn_weights_and_a_transform_that_cannot_be_are_refused(tmp_path):
+    folder = saved(tmp_path / "m", input_size=7)
+    with pytest.raises(ConfigError, match=r"cannot be loaded.*pretrained_cfg"):
+        opened(folder, device="cpu")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(ConfigError, match=r"model\.safetensors: torn, or not safetensors .*; copy or save it again"):
+        opened(folder, device="cpu")
 
 
 def test_wrong_patches_devices_and_precisions_are_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pickle
@@ -9,6 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -99,6 +101,66 @@ def test_a_foreign_file_is_not_replaced(tmp_path: Path) -> None:
     assert "without a sidecar" in row.reason
 
 
+def test_the_patches_file_is_looked_at_too(tmp_path: Path) -> None:
+    """Of CLAM's two files only the second would be someone's own."""
+    own, out = tmp_path / "own", tmp_path / "out"
+    write_clam(own, make_bag(5, slide_id="c1"))
+    (own / "h5_files" / "c1.h5").unlink()
+    before = (own / "patches" / "c1.h5").read_bytes()
+    for overwrite in (False, True):
+        (row,) = convert_bags([own / "pt_files" / "c1.pt"], own, to="clam", overwrite=overwrite)
+        assert (row.outcome, row.stage) == ("failed", "resume")
+        assert "is read for this conversion" in row.reason
+    assert (own / "patches" / "c1.h5").read_bytes() == before
+    write_bag(tmp_path / "c1.h5", make_bag(5))
+    (out / "patches").mkdir(parents=True)
+    (out / "patches" / "c1.h5").write_text("mine")
+    (row,) = convert_bags([tmp_path / "c1.h5"], out, to="clam")
+    assert "c1.h5 stands there without a sidecar" in row.reason
+    assert (out / "patches" / "c1.h5").read_text() == "mine"
+    (row,) = convert_bags([tmp_path / "c1.h5"], out, to="clam", overwrite=True)
+    assert row.outcome == "done"
+
+
+def test_a_source_is_never_its_own_target(tmp_path: Path) -> None:
+    folder = tmp_path / "inpl"
+    write_bag(folder / "a.h5", make_bag(5))
+    before = (folder / "a.h5").read_bytes()
+    (row,) = convert_bags([folder / "a.h5"], folder, overwrite=True)
+    assert "is read for this conversion and would be replaced; use another --out" in row.reason
+    assert (folder / "a.h5").read_bytes() == before
+    with pytest.raises(InputError, match=r"lies in --out .*inpl, which is not searched"):
+        convert_bags([folder], folder)
+
+
+@pytest.mark.parametrize("layout", ["clam", "trident"])
+def test_a_patches_file_that_changed_is_named(tmp_path: Path, layout: str) -> None:
+    bag, out = make_bag(5, slide_id="c1"), tmp_path / "out"
+    source = write_clam(tmp_path / "in", bag)
+    patches = tmp_path / "in" / "patches" / "c1.h5"
+    if layout == "trident":
+        patches = patches.rename(patches.with_name("c1_patches.h5"))
+        with h5py.File(patches, "a") as file:
+            file["coords"].attrs["patch_size_level0"] = 256
+    (row,) = convert_bags([source], out, to="tensors")
+    assert row.outcome == "done"
+    with h5py.File(patches, "a") as file:
+        file["coords"].attrs["patch_size" if layout == "clam" else "patch_size_level0"] = 128
+    (row,) = convert_bags([source], out, to="tensors")
+    assert "was made from another version of the patches file beside c1.h5" in row.reason
+    (row,) = convert_bags([source], out, to="tensors", overwrite=True)
+    assert (row.outcome, read_bag(out / "c1.safetensors").patch_size_level0) == ("done", 128)
+
+
+def test_two_files_of_one_id_are_refused(tmp_path: Path) -> None:
+    for name in ("a__b/x.h5", "a/b/x.h5"):
+        write_bag(tmp_path / name, make_bag(5))
+    with pytest.raises(InputError, match=r"x\.h5 and .*x\.h5 come to the same id, 'a__b__x\.h5'; rename one"):
+        convert_bags([tmp_path], tmp_path / "out", overwrite=True)
+    again = [tmp_path / "a" / "b" / "x.h5", tmp_path / "a" / ".." / "a" / "b" / "x.h5"]
+    assert [file.slide_id for file in find_features(again)] == ["x"]
+
+
 def test_slides_that_share_a_stem_are_told_apart(tmp_path: Path) -> None:
     for name in ("x/a.h5", "y/a.h5", "y/b.h5", "y/out/c.h5"):
         write_bag(tmp_path / name, make_bag(5))
@@ -114,6 +176,48 @@ def test_slides_supply_what_files_lack(tmp_path: Path) -> None:
     assert row.outcome == "done"
     back = read_bag(tmp_path / "out" / "a.h5")
     assert (back.mpp, back.level0_size, back.patch_size_level0) == (0.5, (5000, 4000), 256)
+
+
+def test_a_slide_is_asked_only_for_what_its_file_lacks(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def facts(slide_id: str) -> tuple[float, tuple[int, int]]:
+        asked.append(slide_id)
+        return 0.25, (5000, 4000)
+
+    whole = dataclasses.replace(make_bag(5), level0_size=(5000, 4000))
+    for name, bag in (("a", whole), ("b", make_bag(5)), ("c", dataclasses.replace(whole, mpp=None))):
+        write_bag(tmp_path / f"{name}.h5", bag)
+    sources = [tmp_path / f"{name}.h5" for name in "abc"]
+    a, b, c = convert_bags(sources, tmp_path / "out", facts=facts)
+    assert (asked, a.outcome, c.outcome) == (["b", "c"], "done", "done")
+    assert "b.h5: says 0.5 microns a pixel at level 0, its slide (--slide) says 0.25; --override-mpp" in b.reason
+    assert [read_bag(tmp_path / "out" / f"{name}.h5").mpp for name in "ac"] == [0.5, 0.25]
+    again = convert_bags(sources[::2], tmp_path / "out", facts=lambda _: (0.26, (5000, 4000)))
+    assert again[0].outcome == "done"
+    assert "c.h5 was made from another slide" in again[1].reason
+    (row,) = convert_bags(sources[2:], tmp_path / "other", facts=lambda _: (0.5, (5000, 4001)))
+    assert "says the slide has (5000, 4000) level-0 pixels, its slide (--slide) says (5000, 4001)" in row.reason
+
+
+def test_the_encoder_said_is_recorded_where_the_file_names_none(tmp_path: Path) -> None:
+    write_bag(tmp_path / "a.h5", dataclasses.replace(make_bag(5), encoder=None))
+    convert_bags([tmp_path / "a.h5"], tmp_path / "out", encoder="uni")
+    assert read_bag(tmp_path / "out" / "a.h5").encoder == "uni"
+
+
+def test_names_that_are_no_utf_8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    named = tmp_path / os.fsdecode(b"caf\xe9")
+    write_bag(tmp_path / "a.h5", make_bag(5))
+    named.mkdir()
+    (tmp_path / "a.h5").rename(named / os.fsdecode(b"x\xe9.h5"))
+    (named / os.fsdecode(b"torn\xe9.h5")).write_text("torn")
+    for to in ("trident", "clam", "tensors"):
+        assert Convert((named,), tmp_path / to, to=to).run() == 1
+        table = pd.read_csv(tmp_path / to / "outcomes.csv")
+        assert sorted(zip(table.slide_id, table.outcome, strict=True)) == [("torn\\xe9", "failed"), ("x\\xe9", "done")]
+    assert "caf\\xe9" in capsys.readouterr().out
+    assert read_bag(tmp_path / "trident" / "x\\xe9.h5").slide_id == "x\\xe9"
 
 
 @dataclass(frozen=True)
@@ -171,13 +275,32 @@ def pickled(path: Path, value: object) -> Path:
     return path
 
 
+def test_what_the_child_claims_is_checked_before_memory_is_taken(tmp_path: Path) -> None:
+    with open(tmp_path / "out", "wb+") as out:
+        out.write(b'["features"]\n')
+        np.lib.format.write_array_header_1_0(out, {"descr": "<f4", "fortran_order": False, "shape": (1 << 45,)})
+        out.seek(0)
+        with pytest.raises(BagError, match=r"one says it has 140737488355328 bytes, and 0 are there"):
+            pickles._taken(tmp_path / "a.npy", out)
+
+
+@pytest.mark.slow
+def test_an_array_that_torch_does_not_know_is_a_row(tmp_path: Path) -> None:
+    pickled(tmp_path / "a.npy", {"feature": np.ones((3, 4), np.longdouble)})
+    write_bag(tmp_path / "b.h5", make_bag(5))
+    rows = convert_bags([tmp_path], tmp_path / "out", to="tensors", trust_pickle=True)
+    assert [row.outcome for row in rows] == ["failed", "done"]
+    assert "a.npy" in rows[0].reason
+
+
 def test_a_pickle_is_refused_with_the_name_of_the_door(tmp_path: Path) -> None:
     mark = tmp_path / "ran"
     pickled(tmp_path / "a.npy", {"feature": np.ones((3, 4), np.float32), "x": Evil(os.mkdir, str(mark))})
     torch.save({"feature": Evil(os.mkdir, str(mark))}, tmp_path / "b.pt")
     for name in ("a.npy", "b.pt"):
-        with pytest.raises(BagError, match=rf"{name}.*`abbe convert --trust-pickle`"):
+        with pytest.raises(BagError, match=rf"{name}.*`abbe convert --trust-pickle`") as caught:
             read_bag(tmp_path / name)
+        assert "weights_only" not in str(caught.value)  # torch's advice
     rows = convert_bags([tmp_path], tmp_path / "out", to="tensors")
     assert [row.outcome for row in rows] == ["failed", "failed"]
     assert not mark.exists()

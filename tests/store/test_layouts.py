@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -250,6 +251,25 @@ def test_bare_tensors(tmp_path: Path, dtype: torch.dtype) -> None:
     assert torch.equal(read_bag(tmp_path / "a.pt", "histgen").features, rows.to(kept))
     with pytest.raises(BagError, match=r"the histgen layout is a \.pt file"):
         read_bag(tmp_path / "c.safetensors", "histgen")
+
+
+def test_suffixes_in_capitals(tmp_path: Path) -> None:
+    rows = torch.ones(3, 4)
+    coords = torch.tensor([[0, 0], [256, 0], [512, 0]])
+    np.save(tmp_path / "a", rows.numpy())
+    (tmp_path / "a.npy").rename(tmp_path / "A.NPY")
+    torch.save(rows, tmp_path / "B.PT")
+    torch.save({"features": rows, "coords": coords}, tmp_path / "C.PT")
+    bag = Bag(rows, coords, 256.0, "d")
+    write_bag(tmp_path / "d.safetensors", bag, "tensors")
+    (tmp_path / "d.safetensors").rename(tmp_path / "D.SAFETENSORS")
+    write_clam(tmp_path / "clam", replace(bag, slide_id="e"))
+    (tmp_path / "clam" / "pt_files" / "e.pt").rename(tmp_path / "clam" / "pt_files" / "e.PT")
+    for name, size in (("A.NPY", None), ("B.PT", None), ("C.PT", 256), ("D.SAFETENSORS", None)):
+        back = read_bag(tmp_path / name, patch_size_level0=size)
+        assert (len(back), peek_bag(tmp_path / name)[:2], back.coords is None) == (3, (3, 4), name in ("A.NPY", "B.PT"))
+    assert read_bag(tmp_path / "clam" / "pt_files" / "e.PT").patch_size_level0 == 256
+    assert read_bag(tmp_path / "B.PT", "histgen").width == 4
 
 
 def test_empty_slides(tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def large(layout: str) -> Bag:
 @pytest.mark.parametrize(
     ("layout", "bag", "message"),
     [
-        ("trident", BARE, "the trident layout needs coords and patch_size_level0"),
+        ("trident", BARE, r"the trident layout needs coords and patch_size_level0; .*; write --to tensors"),
         ("clam", BARE, "the clam layout needs coords and patch_size_level0"),
         ("stamp", BARE, "the stamp layout needs coords and patch_size_level0"),
         ("stamp", replace(make_bag(3), mpp=None), r"coords in micrometres; say the mpp with --override-mpp"),
@@ -155,6 +155,26 @@ def test_what_a_layout_cannot_hold(tmp_path: Path, layout: str, bag: Bag, messag
     with pytest.raises(BagError, match=message):
         write_bag(tmp_path / "x.h5", bag, layout)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("layout", ["trident", "clam", "stamp"])
+def test_a_bare_bag_is_refused_by_its_file(tmp_path: Path, layout: str) -> None:
+    bag = replace(BARE, source="in/a.pt")
+    with pytest.raises(BagError, match=rf"^in/a\.pt: the {layout} layout .* --to tensors"):
+        write_bag(tmp_path / "a.h5", bag, layout)
+
+
+@pytest.mark.parametrize("layout", ["clam", "stamp"])
+@pytest.mark.parametrize("stride", [192, 512])
+def test_a_step_that_is_lost_can_be_said(tmp_path: Path, layout: str, stride: int) -> None:
+    bag = whole()
+    assert bag.coords is not None
+    bag = replace(bag, coords=bag.coords / 256 * stride, stride_level0=float(stride), level0_size=None)
+    path = tmp_path / "h5_files" / "a.h5"
+    write_bag(path, bag, layout)
+    with pytest.raises(BagError, match="--stride-level0"):
+        read_bag(path, mpp=bag.mpp)
+    assert read_bag(path, mpp=bag.mpp, stride_level0=stride).stride_level0 == stride
 
 
 def test_layouts_that_are_only_read(tmp_path: Path) -> None:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import Progress
 from scipy import linalg
 from sklearn.model_selection import StratifiedGroupKFold
 
-from abbe.errors import TableError
+from abbe.cohorts.labelled import LabelledImage, expand, find_images, read_images, sources_sha256
+from abbe.cohorts.textfiles import read_csv
+from abbe.errors import InputError, SlideError, TableError
 from abbe.metrics.bootstrap import patient_bootstrap
 
 TASKS = {
@@ -34,57 +35,81 @@ DRAWS = 2000
 
 @dataclass(frozen=True)
 class LabelledPatches:
-    """uint8 patches [N, H, W, 3], their class [N] and group [N] (what must not be split), and the files' hashes."""
+    """uint8 patches [N, H, W, 3], their class [N] and group [N] (what must not be split), and the files' hashes.
+
+    `left_out` says of each image that could not be read why.
+    """
 
     patches: NDArray[np.uint8]
     classes: NDArray[np.str_]
     groups: NDArray[np.str_]
     sha256: dict[str, str]
+    left_out: dict[str, str]
 
 
 def read_patches(path: Path) -> LabelledPatches:
-    """Patches of a folder or zip with index.csv (class, file, group, sha256).
+    """Patches of a folder or zip with index.csv (class, file, group, sha256), in its order.
 
-    A file lies in <class>.zip or <class>/; groups are numbered within a class. TableError for what is missing, altered
-    or of another size than the first.
+    A file lies in <class>.zip or <class>/; groups are numbered within a class. One that is altered or cannot be decoded
+    is left out. InputError for a row with an empty value, and for patches missing, not listed or of several sizes.
     """
-    root: Any = zipfile.Path(path) if zipfile.is_zipfile(path) else path
-    index = root / "index.csv"
-    if not index.is_file():
-        raise TableError(f"{path}: no index.csv in it; give a folder or zip with index.csv and the patches it lists")
-    text = index.read_bytes()
-    table = pd.read_csv(io.BytesIO(text), dtype=str)
-    missing = [name for name in ("class", "file", "group", "sha256") if name not in table]
-    if missing or table.empty:
-        raise TableError(f"{path}/index.csv: no column {missing[0]!r}" if missing else f"{path}/index.csv has no rows")
-    hashes = {"index.csv": hashlib.sha256(text).hexdigest()}
-    images = []
-    for name, rows in table.groupby("class", sort=False):
-        folder = root / str(name)
-        packed = path / f"{name}.zip"
-        if root is path and packed.is_file():
-            hashes[packed.name] = hashlib.sha256(packed.read_bytes()).hexdigest()
-            folder = zipfile.Path(packed)
-        images += [
-            (place, _image(folder / str(rows.at[place, "file"]), str(rows.at[place, "sha256"]))) for place in rows.index
-        ]
-    images.sort(key=lambda item: int(item[0]))
-    sizes = sorted({image.shape for _, image in images})
-    if len(sizes) > 1:
-        raise TableError(f"{path}: patches of several sizes, {sizes[0]} and {sizes[1]}; all must have one")
-    classes = table["class"].to_numpy(str)
-    groups = (table["class"] + "/" + table["group"]).to_numpy(str)
-    return LabelledPatches(np.stack([image for _, image in images]), classes, groups, hashes)
+    with _index(path) as index:
+        table = read_csv(index)
+        table.filled(["class", "file", "group", "sha256"])
+        order = {(row["class"], row["file"]): place for place, row in enumerate(table.rows)}
+        sources = expand([path])
+        found, _ = find_images(sources, list(dict.fromkeys(row["class"] for row in table.rows)), index)
+        hashes = sources_sha256(sources, index)
+    found.sort(key=lambda image: order[image.cls, image.file])
+    images, kept, left_out = [], [], {}
+    side = _side(found)
+    try:
+        for image, pixels in read_images(found, side, resize=False):
+            if isinstance(pixels, SlideError):
+                left_out[image.name] = pixels.reason
+                continue
+            images.append(pixels)
+            kept.append(image)
+    except InputError as error:
+        raise TableError(f"{str(error).partition(';')[0]}; all patches must be square and of one size") from error
+    if not kept:
+        raise TableError(
+            f"{path}: none of {len(found)} patches can be read; {found[0].name}: {left_out[found[0].name]}"
+        )
+    classes = np.array([image.cls for image in kept])
+    groups = np.array([f"{image.cls}/{image.group}" for image in kept])
+    return LabelledPatches(np.stack(images), classes, groups, hashes, left_out)
 
 
-def _image(file: Any, sha256: str) -> NDArray[np.uint8]:
-    if not file.is_file():
-        raise TableError(f"{file} is in index.csv, but not there")
-    data = file.read_bytes()
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
-        raise TableError(f"{file} was altered: its sha256 is {found[:12]}…, index.csv says {sha256[:12]}…")
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+@contextmanager
+def _index(path: Path) -> Iterator[Path]:
+    """index.csv of a folder, or of a zip as a file for as long as it is needed; errors name where it lies."""
+    missing = TableError(f"{path}: no index.csv in it; give a folder or zip with index.csv and the patches it lists")
+    if not zipfile.is_zipfile(path):
+        if not (path / "index.csv").is_file():
+            raise missing
+        yield path / "index.csv"
+        return
+    with TemporaryDirectory() as folder, zipfile.ZipFile(path) as packed:
+        if "index.csv" not in packed.namelist():
+            raise missing
+        packed.extract("index.csv", folder)
+        try:
+            yield Path(folder, "index.csv")
+        except InputError as error:
+            raise TableError(str(error).replace(folder, str(path))) from error
+
+
+def _side(images: Sequence[LabelledImage]) -> int:
+    """Pixels of the side of the first image that can be opened; 0 where none can."""
+    for image in images:
+        root = image.source if image.source.is_dir() else zipfile.Path(image.source)
+        try:
+            with (root / image.member).open("rb") as file, Image.open(file) as opened:
+                return opened.width
+        except (OSError, ValueError, SyntaxError, zipfile.BadZipFile):
+            continue
+    return 0
 
 
 def colour_histogram(patches: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -122,6 +122,7 @@ def _probe(run: BenchTexture, data: LabelledPatches) -> dict[str, Any]:
     return {
         "patches": len(data.patches),
         "side": data.patches.shape[1],
+        "left_out": data.left_out,
         "sha256": data.sha256,
         "folds": FOLDS,
         "inner_folds": INNER_FOLDS,
@@ -155,6 +156,8 @@ def _probe_markdown(found: dict[str, Any]) -> str:
         rows.append([name, counts, *(f"{cell['value']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]" for cell in cells)])
     columns = ["task", "patches / groups", "`texture`", "colour histogram", "difference"]
     seeds = found["seeds"]
+    broken = found["left_out"]
+    left_out = f"Left out, since they cannot be read: {len(broken)} ({', '.join(broken)}).\n\n" if broken else ""
     hashes = "\n".join(f"- `{name}` {digest}" for name, digest in found["sha256"].items())
     return f"""
 ## Linear probe on {found["patches"]} patches of {found["side"]} pixels
@@ -166,5 +169,5 @@ Both features have the same folds; the histogram is of 8 × 8 × 8 colours, squa
 bootstrap over groups of how often each patch was right over the seeds, paired for the difference.
 
 {table(columns, rows)}
-{hashes}
+{left_out}{hashes}
 """

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -21,7 +21,7 @@ from abbe.cohorts.tables import SPLITS
 from abbe.cohorts.tissue import MPP, TISSUE_CLASSES, render, site_stain
 from abbe.console import progress
 from abbe.errors import InputError
-from abbe.slides.patch_encoders import PATCH_ENCODERS, create_patch_encoder
+from abbe.slides.patch_encoders import PatchEncoder, create_patch_encoder
 from abbe.store import commit
 from abbe.store.trident import job_name
 
@@ -29,6 +29,7 @@ SETTINGS = 3
 PATCH_SIZE = 256
 FORMAT, VERSION = "abbe-bank", 1
 _WORLD = 1 << 20  # patches are cut at random places of a plane this wide, in pixels
+_built: dict[str, PatchEncoder] = {}  # the encoder this process built last: weights are not loaded for every batch
 
 
 @dataclass(frozen=True)
@@ -52,16 +53,23 @@ class BankPlan:
         for name in ("normal", "tumour"):
             sizes = getattr(self, name)
             if len(sizes) != len(SPLITS) or min(sizes) < 1:
-                raise InputError(f"bank: {name} needs at least one patch for each of {', '.join(SPLITS)}, got {sizes}")
+                raise InputError(f"--bank.{name} needs at least one patch for each of {', '.join(SPLITS)}, got {sizes}")
         if self.sites < 1:
-            raise InputError(f"bank: sites must be at least 1, got {self.sites}")
+            raise InputError(f"--bank.sites must be at least 1, got {self.sites}")
         for name in ("seed", "split"):
             if getattr(self, name) < 0:
-                raise InputError(f"bank: {name} must be at least 0, got {getattr(self, name)}")
+                raise InputError(f"--bank.{name} must be at least 0, got {getattr(self, name)}")
 
     def per_cell(self, cls: int) -> tuple[int, int, int]:
         """Patches of a class in each split, for one site and setting."""
         return self.tumour if TISSUE_CLASSES[cls].startswith("tumour") else self.normal
+
+
+class EncoderMark(NamedTuple):
+    """What an encoder is known by: its folder-safe name, and the version that changes with its weights."""
+
+    name: str
+    version: int | str
 
 
 class AnyBankPlan(Protocol):
@@ -77,12 +85,14 @@ class AnyBankPlan(Protocol):
 class PatchBank:
     """Rows and what they are. features: [M, D] float32; cls, site, setting, split: [M] int64 (split: 0, 1, 2).
 
+    encoder: the one that made the features.
     group: [M] int64, rows cut from one image or patient, or None where every row stands alone.
     kinds: what the numbers in `cls` mean.  patch_size: pixels.  mpp: microns a pixel, or None where nobody knows.
     sources: SHA-256 of the files it was made from, empty where it was rendered.
     """
 
     plan: AnyBankPlan
+    encoder: EncoderMark
     features: np.ndarray
     cls: np.ndarray
     site: np.ndarray
@@ -117,7 +127,7 @@ class PatchBank:
     def described(self) -> dict[str, Any]:
         """What a cohort drawn from it records of it, in plain JSON values: the plan, and hashes instead of paths."""
         said = {name: value for name, value in plain(asdict(self.plan)).items() if name not in ("patches", "index")}
-        said["encoder_version"] = encoder_version(self.plan.encoder)
+        said |= _recorded(self.encoder, self.plan.encoder)
         return {**said, "sources": self.sources} if self.sources else said
 
     def rows(self, *, cls: int, site: int, setting: int, split: int) -> np.ndarray:
@@ -126,9 +136,29 @@ class PatchBank:
         return np.flatnonzero(here)
 
 
-def encoder_version(name: str) -> int | str | None:
-    """Version of an encoder without weights; None of others, whose name stands for their weights."""
-    return create_patch_encoder(name).version if name in PATCH_ENCODERS else None
+def encoder_mark(spec: str) -> EncoderMark:
+    """What the encoder `spec` is now; built anew, so that weights replaced since are noticed."""
+    _built.clear()
+    made = _built[spec] = create_patch_encoder(spec)
+    return EncoderMark(made.name, made.version)
+
+
+def encode(spec: str, mark: EncoderMark, patches: np.ndarray) -> np.ndarray:
+    """Features float32 [n, D] of patches uint8 [n, H, W, 3] by the encoder `spec`, built once a process.
+
+    Raises InputError where it is not the one of `mark`: its weights were replaced meanwhile.
+    """
+    if spec not in _built or _built[spec].version != mark.version:
+        found = encoder_mark(spec)
+        if found != mark:
+            raise InputError(f"{spec}: version {found.version} of the encoder, not {mark.version}; run it again")
+    return np.asarray(_built[spec](patches), dtype=np.float32)
+
+
+def _recorded(mark: EncoderMark, spec: str) -> dict[str, int | str]:
+    """What records hold of an encoder beside `spec`."""
+    named = {} if mark.name == spec else {"encoder_name": mark.name}
+    return {"encoder_version": mark.version, **named}
 
 
 def bank(plan: BankPlan, folder: str | Path, *, workers: int | None = None) -> PatchBank:
@@ -139,12 +169,13 @@ def bank(plan: BankPlan, folder: str | Path, *, workers: int | None = None) -> P
     """
     folder = Path(folder)
     tensors, record = folder / "bank.safetensors", folder / "bank.json"
-    wanted = {**plain(asdict(plan)), "encoder_version": encoder_version(plan.encoder)}
+    mark = encoder_mark(plan.encoder)
+    wanted = {**plain(asdict(plan)), **_recorded(mark, plan.encoder)}
     known = earlier(record, format=FORMAT, version=VERSION, key="plan", wanted=wanted)
     if known is not None and commit.is_done(tensors):
         rows = load_file(tensors)
-        return PatchBank(plan, rows["features"], rows["cls"], rows["site"], rows["setting"], rows["split"])
-    made = _render(plan, workers or os.cpu_count() or 1)
+        return PatchBank(plan, mark, rows["features"], rows["cls"], rows["site"], rows["setting"], rows["split"])
+    made = _render(plan, mark, workers or os.cpu_count() or 1)
     # Contiguous, because safetensors writes the buffer of a strided view as if it were whole.
     arrays = {name: np.ascontiguousarray(value) for name, value in vars(made).items() if isinstance(value, np.ndarray)}
     with commit.commit(tensors, format=FORMAT, version=VERSION) as temporary:
@@ -154,14 +185,14 @@ def bank(plan: BankPlan, folder: str | Path, *, workers: int | None = None) -> P
     return made
 
 
-def _render(plan: BankPlan, workers: int) -> PatchBank:
+def _render(plan: BankPlan, mark: EncoderMark, workers: int) -> PatchBank:
     cells = [
         (cls, site, setting)
         for cls in range(len(TISSUE_CLASSES))
         for site in range(plan.sites)
         for setting in range(SETTINGS)
     ]
-    jobs = (delayed(encode_cell)(plan, *cell) for cell in cells)
+    jobs = (delayed(encode_cell)(plan, mark, *cell) for cell in cells)
     features = []
     with progress("rendering the bank", len(cells)) as bar:
         # Processes, because rendering is many small array operations that hold the interpreter.
@@ -171,7 +202,7 @@ def _render(plan: BankPlan, workers: int) -> PatchBank:
     sizes = [plan.per_cell(cls) for cls, _, _ in cells]
     columns = np.repeat(np.array(cells, dtype=np.int64), [sum(size) for size in sizes], axis=0)
     split = np.concatenate([np.repeat(np.arange(3), size) for size in sizes])
-    return PatchBank(plan, np.concatenate(features), columns[:, 0], columns[:, 1], columns[:, 2], split)
+    return PatchBank(plan, mark, np.concatenate(features), columns[:, 0], columns[:, 1], columns[:, 2], split)
 
 
 def cell_patches(plan: BankPlan, cls: int, site: int, setting: int) -> np.ndarray:
@@ -187,6 +218,6 @@ def cell_patches(plan: BankPlan, cls: int, site: int, setting: int) -> np.ndarra
     return np.stack(patches)
 
 
-def encode_cell(plan: BankPlan, cls: int, site: int, setting: int) -> np.ndarray:
+def encode_cell(plan: BankPlan, mark: EncoderMark, cls: int, site: int, setting: int) -> np.ndarray:
     """Features of one cell's patches, float32 [n, D]."""
-    return np.asarray(create_patch_encoder(plan.encoder)(cell_patches(plan, cls, site, setting)), dtype=np.float32)
+    return encode(plan.encoder, mark, cell_patches(plan, cls, site, setting))

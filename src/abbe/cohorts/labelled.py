@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from abbe.cohorts.textfiles import Csv, read_csv
 from abbe.errors import InputError, SlideError, nearest
@@ -50,7 +51,8 @@ def expand(sources: Sequence[str | Path]) -> list[Path]:
     for source in map(Path, sources):
         if source.is_dir():
             zips = sorted(source.glob("*.zip"))
-            found += [*([source] if any(path.is_dir() for path in source.iterdir()) or not zips else []), *zips]
+            holds = not zips or any(path.is_dir() for path in source.iterdir()) or _members(source)
+            found += [*([source] if holds else []), *zips]
         elif zipfile.is_zipfile(source):
             found.append(source)
         else:
@@ -67,27 +69,30 @@ def find_images(
 ) -> tuple[list[LabelledImage], dict[str, int]]:
     """Images of these classes, by class and file; and how many images of each other class were passed over.
 
-    The class is the folder an image lies in, or the zip's name where it lies in none. With `index` (a csv of class,
-    file, group, and sha256 if known) each image needs a row; without, each is a group of its own.
+    The class is the folder an image lies in, at any depth; or the source's own name, where it lies in none. With
+    `index` (a csv of class, file, group, and sha256 if known) each image needs a row; without, each is a group of its
+    own.
     Raises InputError for a class without images, a file twice in a class, and where index and images differ.
     """
     found: dict[tuple[str, str], LabelledImage] = {}
     others: dict[str, int] = {}
     for source in sources:
         for member in _members(source):
-            parent = PurePosixPath(member).parent.name
-            cls = parent or source.stem
+            cls = PurePosixPath(member).parent.name or (source.absolute().name if source.is_dir() else source.stem)
             if cls not in classes:
                 others[cls] = others.get(cls, 0) + 1
                 continue
             image = LabelledImage(source, member, cls, f"{cls}/{PurePosixPath(member).name}")
             if (image.cls, image.file) in found:
-                raise InputError(f"{image.name} is there twice, in {source} and in {found[cls, image.file].source}")
+                first = found[cls, image.file]
+                places = f"{first.source}: {first.member} and {source}: {member}"
+                raise InputError(f"{image.name} is there twice ({places}); rename one, or give only one of the folders")
             found[image.cls, image.file] = image
     there = {cls for cls, _ in found}
     for cls in classes:
         if cls not in there:
-            hint = nearest(cls, [*there, *others])
+            known = [*there, *others]
+            hint = nearest(cls, known) if known else "Nothing there is an image; give a folder with a folder a class."
             raise InputError(f"no image of class {cls!r} in {', '.join(map(str, sources))}. {hint}")
     images = list(found.values()) if index is None else list(_grouped(found, read_csv(index), classes))
     return sorted(images, key=lambda image: (classes.index(image.cls), image.file)), others
@@ -95,12 +100,26 @@ def find_images(
 
 def _members(source: Path) -> list[str]:
     if source.is_dir():
-        paths = (path.relative_to(source).as_posix() for path in source.glob("*/*") if path.is_file())
+        paths = iter(_files(source))
     else:
         with zipfile.ZipFile(source) as file:
             paths = (info.filename for info in file.infolist() if not info.is_dir())
     kept = (path for path in paths if not any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(path).parts))
     return sorted(path for path in kept if path.lower().endswith(SUFFIXES))
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """Names of all files below a folder, relative to it. Links are followed, but not one to a folder it lies in."""
+    for top, folders, files in os.walk(folder, followlinks=True):
+        here = Path(top).resolve()
+        folders[:] = [name for name in folders if not here.is_relative_to((here / name).resolve())]
+        yield from ((Path(top) / name).relative_to(folder).as_posix() for name in files)
+
+
+def passed_over(others: dict[str, int]) -> list[str]:
+    """A line that names the classes nobody asked for, if there are any."""
+    named = ", ".join(f"{name} ({count})" for name, count in sorted(others.items()))
+    return [f"passed over, images of other classes: {named}"] if named else []
 
 
 def _grouped(
@@ -178,6 +197,8 @@ def _pixels(data: bytes) -> Image.Image:
     try:
         opened = Image.open(io.BytesIO(data))
         opened.load()
+    except UnidentifiedImageError as error:  # it would print the address of a buffer
+        raise SlideError("read", "cannot be decoded (no image of a known format)") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise SlideError("read", f"cannot be decoded ({error})") from error
     if opened.mode not in _MODES:

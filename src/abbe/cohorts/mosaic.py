@@ -18,16 +18,15 @@ import tyro
 from joblib import Parallel, delayed
 from safetensors.numpy import load_file, save_file
 
-from abbe.cohorts.bank import PatchBank
+from abbe.cohorts.bank import EncoderMark, PatchBank, encode, encoder_mark
 from abbe.cohorts.draw import shuffled
 from abbe.cohorts.kinds import Kinds
-from abbe.cohorts.labelled import LabelledImage, expand, find_images, read_images, sources_sha256
+from abbe.cohorts.labelled import LabelledImage, expand, find_images, passed_over, read_images, sources_sha256
 from abbe.cohorts.plan import CohortPlan
 from abbe.cohorts.records import earlier
 from abbe.cohorts.writer import write_cohort
 from abbe.console import progress, result
 from abbe.errors import InputError, SlideError
-from abbe.slides.patch_encoders import create_patch_encoder
 from abbe.store import commit
 
 FORMAT, VERSION = "abbe-mosaic-bank", 1
@@ -65,15 +64,17 @@ class MosaicBankPlan:
     def __post_init__(self) -> None:
         names = (self.a, self.b, *self.rest)
         if not self.rest or len(set(names)) < len(names):
-            raise InputError(f"mosaic: a, b and rest must name different classes, at least one of each; got {names}")
+            raise InputError(
+                f"--bank.a, --bank.b and --bank.rest must name different classes, at least one of each; got {names}"
+            )
         if not 0 <= self.split < SPLITS_OF_GROUPS:
-            raise InputError(f"mosaic: split must be 0 to {SPLITS_OF_GROUPS - 1}, got {self.split}")
+            raise InputError(f"--bank.split must be 0 to {SPLITS_OF_GROUPS - 1}, got {self.split}")
         if self.patch_size < 16:
-            raise InputError(f"mosaic: patch_size must be at least 16, got {self.patch_size}")
+            raise InputError(f"--bank.patch-size must be at least 16, got {self.patch_size}")
         if self.mpp is not None and self.mpp <= 0:
-            raise InputError(f"mosaic: mpp must be positive, got {self.mpp}")
+            raise InputError(f"--bank.mpp must be positive, got {self.mpp}")
         if self.seed < 0:
-            raise InputError(f"mosaic: seed must be at least 0, got {self.seed}")
+            raise InputError(f"--bank.seed must be at least 0, got {self.seed}")
 
     @property
     def kinds(self) -> Kinds:
@@ -90,7 +91,7 @@ class MosaicCohort:
       abbe cohort mosaic lc25000 --out mosaic --bank.a lung_aca --bank.b lung_scc --bank.rest lung_n
       abbe train classify --features mosaic/mosaic_224px_0px_overlap/features_texture --labels mosaic/labels.csv --out r
 
-    Patches that cannot be read are named, left out, and make the exit code 1.
+    Patches that cannot be read are named, left out, and make the exit code 1. Images of other classes are counted.
     """
 
     patches: tyro.conf.Positional[tuple[Path, ...]]
@@ -113,11 +114,13 @@ class MosaicCohort:
         folder = self.bank_folder or self.out / "bank"
         rows = mosaic_bank(plan, folder, workers=self.workers)
         record = write_cohort(self.out, self.plan, rows)
-        broken = json.loads((folder / "bank.json").read_text(encoding="utf-8"))["broken"]
+        about = json.loads((folder / "bank.json").read_text(encoding="utf-8"))
+        broken, others = about["broken"], about["other_classes"]
         probe = record["difficulty"]["probe_a_b"]
         lines = [f"{record['slides']} mosaics in {self.out}; single-patch probe {plan.a}–{plan.b} {probe:.3f}"]
+        lines += passed_over(others)
         lines += [f"left out: {name}: {reason}" for name, reason in broken.items()]
-        result("\n".join(lines), {**record, "broken": broken}, json_output=self.json)
+        result("\n".join(lines), {**record, "broken": broken, "other_classes": others}, json_output=self.json)
         return 1 if broken else 0
 
 
@@ -136,12 +139,15 @@ def mosaic_bank(plan: MosaicBankPlan, folder: str | Path, *, workers: int | None
     index = index_of(plan)
     hashes = sources_sha256(sources, index)
     empty = np.empty(0, np.int64)
-    bank = PatchBank(plan, empty, empty, empty, empty, empty, empty, plan.kinds, plan.patch_size, plan.mpp, hashes)
+    mark = encoder_mark(plan.encoder)
+    bank = PatchBank(
+        plan, mark, empty, empty, empty, empty, empty, empty, plan.kinds, plan.patch_size, plan.mpp, hashes
+    )
     wanted = {name: value for name, value in bank.described().items() if name not in ("split", "seed", "mpp")}
     tensors, record = folder / "bank.safetensors", folder / "bank.json"
     known = earlier(record, format=FORMAT, version=VERSION, key="plan", wanted=wanted)
     if known is None or not commit.is_done(tensors):
-        known = _encode(plan, sources, index, tensors, workers or os.cpu_count() or 1)
+        known = _encode(plan, mark, sources, index, tensors, workers or os.cpu_count() or 1)
         commit.write_json(record, {"plan": wanted, **known}, format=FORMAT, version=VERSION)
     arrays = load_file(tensors)
     zeros = np.zeros(len(arrays["cls"]), np.int64)
@@ -168,7 +174,7 @@ def index_of(plan: MosaicBankPlan) -> Path | None:
 
 
 def _encode(
-    plan: MosaicBankPlan, sources: Sequence[Path], index: Path | None, tensors: Path, workers: int
+    plan: MosaicBankPlan, mark: EncoderMark, sources: Sequence[Path], index: Path | None, tensors: Path, workers: int
 ) -> dict[str, Any]:
     """Commit features, cls and group of every patch; returns what bank.json says of them."""
     classes = plan.kinds.names
@@ -178,7 +184,7 @@ def _encode(
     kept: list[LabelledImage] = []
     broken: dict[str, str] = {}
     with progress("encoding patches", len(batches)) as bar:
-        jobs = (delayed(_encode_batch)(plan, batch) for batch in batches)
+        jobs = (delayed(_encode_batch)(plan, mark, batch) for batch in batches)
         for rows, whole, reasons in Parallel(n_jobs=workers, return_as="generator")(jobs):
             features.append(rows)
             kept += whole
@@ -206,7 +212,7 @@ def _encode(
 
 
 def _encode_batch(
-    plan: MosaicBankPlan, images: Sequence[LabelledImage]
+    plan: MosaicBankPlan, mark: EncoderMark, images: Sequence[LabelledImage]
 ) -> tuple[np.ndarray, list[LabelledImage], dict[str, str]]:
     """Features of the images that can be read, those images, and why the others cannot."""
     pixels, whole, broken = [], [], {}
@@ -218,7 +224,7 @@ def _encode_batch(
             whole.append(image)
     if not pixels:
         return np.empty((0, 0), np.float32), [], broken
-    return np.asarray(create_patch_encoder(plan.encoder)(np.stack(pixels)), np.float32), whole, broken
+    return encode(plan.encoder, mark, np.stack(pixels)), whole, broken
 
 
 def _split(plan: MosaicBankPlan, arrays: dict[str, np.ndarray], groups: Sequence[str]) -> np.ndarray:

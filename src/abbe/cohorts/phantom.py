@@ -77,5 +77,5 @@ class PhantomCohort:
 def write_needle_cohort(out: str | Path, plan: CohortPlan, rows: PatchBank) -> dict[str, Any]:
     """`write_cohort` of the needle task, without texts. Raises InputError for a plan of another task."""
     if plan.task != "needle":
-        raise InputError(f"plan: task is {plan.task!r}; this is about the needle task alone")
+        raise InputError(f"--plan.task is {plan.task!r}; this is about the needle task alone")
     return write_cohort(out, plan, rows)

@@ -40,22 +40,22 @@ class CohortPlan:
 
     def __post_init__(self) -> None:
         if self.task not in LABELS:
-            raise InputError(f"plan: task must be one of {', '.join(LABELS)}, got {self.task!r}")
+            raise InputError(f"--plan.task must be one of {', '.join(LABELS)}, got {self.task!r}")
         if not 0 < self.fraction < 1:
-            raise InputError(f"plan: fraction must lie in (0, 1), got {self.fraction}")
+            raise InputError(f"--plan.fraction must lie in (0, 1), got {self.fraction}")
         if not 0 < self.deposit <= 0.5:
-            raise InputError(f"plan: deposit must lie in (0, 0.5], got {self.deposit}")
+            raise InputError(f"--plan.deposit must lie in (0, 0.5], got {self.deposit}")
         if self.task == "spatial" and self.deposit * self.patches < _INSIDE:
             raise InputError(
-                f"plan: a deposit of {self.deposit:g} of {self.patches} patches has no inside; "
+                f"--plan.deposit {self.deposit:g} of --plan.patches {self.patches} has no inside; "
                 f"the spatial task needs deposit x patches of at least {_INSIDE}"
             )
         if len(self.slides) != len(SPLITS) or min(self.slides) < 2:
-            raise InputError(f"plan: slides needs at least two for each of {', '.join(SPLITS)}, got {self.slides}")
+            raise InputError(f"--plan.slides needs at least two for each of {', '.join(SPLITS)}, got {self.slides}")
         if self.patches < 16:
-            raise InputError(f"plan: patches must be at least 16, got {self.patches}")
+            raise InputError(f"--plan.patches must be at least 16, got {self.patches}")
         if self.seed < 0:
-            raise InputError(f"plan: seed must be at least 0, got {self.seed}")
+            raise InputError(f"--plan.seed must be at least 0, got {self.seed}")
 
 
 @dataclass(frozen=True)

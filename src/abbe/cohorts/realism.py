@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 
 from abbe.cohorts.bank import SETTINGS
 from abbe.cohorts.draw import shuffled
-from abbe.cohorts.labelled import LabelledImage, expand, find_images, read_images, sources_sha256
+from abbe.cohorts.labelled import LabelledImage, expand, find_images, passed_over, read_images, sources_sha256
 from abbe.cohorts.mosaic import MosaicBankPlan, index_of
 from abbe.cohorts.tissue import MPP, TISSUE_CLASSES, render, site_stain
 from abbe.console import progress, result
@@ -73,15 +73,15 @@ class Realism:
         value = found["balanced_accuracy"]
         counts = found["patches"]
         text = f"balanced accuracy {value:.3f}: {counts['rendered']} rendered patches or {counts['real']} real ones"
-        result(text, found, json_output=self.json)
+        result("\n".join([text, *passed_over(found["other_classes"])]), found, json_output=self.json)
         return 1 if found["broken"] else 0
 
 
 def realism(run: Realism) -> dict[str, Any]:
     """Commit the montage and the record; returns the record. InputError where there are too few groups or patches."""
     if run.per_group < 1 or run.sites < 1:
-        raise InputError(f"realism: per_group and sites must be at least 1, got {run.per_group} and {run.sites}")
-    images = _chosen(run)
+        raise InputError(f"--per-group and --sites must be at least 1, got {run.per_group} and {run.sites}")
+    images, others = _chosen(run)
     real, real_groups, broken = _read(run, images)
     if len(set(real_groups)) < FOLDS or len(real) < len(_SHOWN):
         raise InputError(f"realism: {len(real)} real patches of {len(set(real_groups))} groups are too few")
@@ -111,6 +111,7 @@ def realism(run: Realism) -> dict[str, Any]:
         "encoder": run.encoder,
         "seed": run.seed,
         "broken": broken,
+        "other_classes": others,
         "sources": sources_sha256(expand(run.patches), _index(run)),
     }
     commit.write_json(run.out / "realism.json", record, format="abbe-realism")
@@ -146,13 +147,14 @@ def _index(run: Realism) -> Path | None:
     return index_of(MosaicBankPlan(patches=tuple(map(str, run.patches))))
 
 
-def _chosen(run: Realism) -> list[LabelledImage]:
-    """Up to `per_group` images of each group of each class, drawn by seed."""
-    images, _ = find_images(expand(run.patches), run.classes, _index(run))
+def _chosen(run: Realism) -> tuple[list[LabelledImage], dict[str, int]]:
+    """Up to `per_group` images of each group of each class, drawn by seed; how many of other classes there are."""
+    images, others = find_images(expand(run.patches), run.classes, _index(run))
     of_group: dict[tuple[str, str], list[LabelledImage]] = {}
     for image in images:
         of_group.setdefault((image.cls, image.group), []).append(image)
-    return [image for key, members in of_group.items() for image in shuffled(members, run.seed, *key)[: run.per_group]]
+    drawn = (shuffled(members, run.seed, *key)[: run.per_group] for key, members in of_group.items())
+    return [image for members in drawn for image in members], others
 
 
 def _read(run: Realism, images: Sequence[LabelledImage]) -> tuple[list[Pixels], list[str], dict[str, str]]:

@@ -28,6 +28,7 @@ from abbe.cohorts.texts import write_texts
 from abbe.cohorts.tissue import site_stain
 from abbe.console import progress
 from abbe.errors import InputError, StoreError
+from abbe.slides.timm_encoder import safe_name
 from abbe.store import commit
 from abbe.store.trident import features_path, write_features
 from abbe.types import Bag
@@ -72,7 +73,7 @@ def write_cohort(out: str | Path, plan: CohortPlan, rows: PatchBank, *, texts: b
     if texts and rows.kinds != PHANTOM:
         raise InputError("texts are composed from the rendered classes; a mosaic has none")
     parameters = plain({"level": "features", "plan": asdict(plan), "bank": rows.described()})
-    folder = out / rows.job / f"features_{rows.plan.encoder}"
+    folder = features_folder(out, rows.encoder.name, rows.job)
     slides = _slides(plan, rows.sites, rows.settings)
     record = _start(out, parameters)
     if record is not None and _is_whole(out, record, [folder / f"{s.slide_id}.h5" for s in slides], texts=texts):
@@ -108,8 +109,12 @@ def write_pixel_cohort(
 
 
 def features_folder(out: str | Path, encoder: str, job: str = "20x_256px_0px_overlap") -> Path:
-    """Where a cohort's feature files lie; `job` is that of its bank, here of a rendered one."""
-    return features_path(Path(out) / job, encoder, "x").parent
+    """Where a cohort's feature files lie; `job` is that of its bank, here of a rendered one.
+
+    encoder: the name of a patch encoder, or what it is made from (`timm:MODEL`), which is no folder's name.
+    """
+    family, made, model = encoder.partition(":")
+    return features_path(Path(out) / job, safe_name(family, model) if made else encoder, "x").parent
 
 
 def _slides(plan: CohortPlan, sites: int, settings: int) -> list[_Slide]:
@@ -159,7 +164,7 @@ def _draw_slide(out: Path, plan: CohortPlan, rows: PatchBank, slide: _Slide) -> 
         here = classes == cls
         cell = rows.rows(cls=int(cls), site=patient.site, setting=patient.setting, split=slide.split)
         drawn[here] = rng.choice(cell, size=int(here.sum()))
-    path = features_folder(out, rows.plan.encoder, rows.job) / f"{slide.slide_id}.h5"
+    path = features_folder(out, rows.encoder.name, rows.job) / f"{slide.slide_id}.h5"
     if not _has_its_size(path):
         size, (down, across) = rows.patch_size, layout.shape
         bag = Bag(
@@ -169,7 +174,7 @@ def _draw_slide(out: Path, plan: CohortPlan, rows: PatchBank, slide: _Slide) -> 
             slide.slide_id,
             mpp=rows.mpp,
             level0_size=(across * size, down * size),
-            encoder=rows.plan.encoder,
+            encoder=rows.encoder.name,
         )
         write_features(path, bag)
     return _Made(slide, layout, drawn)

@@ -11,8 +11,8 @@ import torch
 
 from abbe.errors import BagError
 from abbe.inspection.finding import Finding, signed
-from abbe.slides.find import printable
 from abbe.store.bags import layout_of, peek_bag, read_bag
+from abbe.store.commit import printable
 from abbe.store.detect import is_patches
 from abbe.types import Bag
 

@@ -15,8 +15,8 @@ from abbe.metrics.predictions import class_names, figures, read_predictions
 from abbe.models.condense import FORMAT as TOKENS
 from abbe.models.condense import read_tokens
 from abbe.models.hub import WEIGHTS, load
-from abbe.slides.find import printable
 from abbe.store import commit
+from abbe.store.commit import printable
 from abbe.train import checkpoint
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from abbe.errors import SlideError
 from abbe.inspection.finding import Finding, signed
-from abbe.slides.find import FoundSlide, printable
+from abbe.slides.find import FoundSlide
 from abbe.slides.slide import read_slide
+from abbe.store.commit import printable
 
 if TYPE_CHECKING:
     from abbe.inspection.verb import Inspect

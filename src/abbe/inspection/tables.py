@@ -16,7 +16,7 @@ from abbe.cohorts.textfiles import Csv, read_csv, read_json
 from abbe.cohorts.titan import read_titan_config
 from abbe.cohorts.wsi_vqa import read_wsi_vqa
 from abbe.inspection.finding import Finding, signed
-from abbe.slides.find import printable
+from abbe.store.commit import printable
 
 if TYPE_CHECKING:
     from abbe.inspection.verb import Inspect

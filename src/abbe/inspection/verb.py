@@ -17,9 +17,9 @@ from abbe.errors import AbbeError, InputError
 from abbe.inspection import bags, models, slides, tables
 from abbe.inspection.finding import Finding
 from abbe.models.hub import WEIGHTS
-from abbe.slides.find import SUFFIXES, find_slides, printable
+from abbe.slides.find import SUFFIXES, find_slides
 from abbe.store import slidechat
-from abbe.store.commit import SIDECAR
+from abbe.store.commit import SIDECAR, printable
 from abbe.store.detect import SUFFIXES as FEATURES
 from abbe.train.checkpoint import TENSORS, VALUES
 

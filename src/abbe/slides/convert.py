@@ -12,6 +12,8 @@ from abbe.slides.slide import read_slide
 from abbe.slides.tiling import slide_mpp
 from abbe.store.convert import Convert, Facts
 
+_TIME_LIMIT = 60.0  # seconds a slide has to say what it is
+
 
 @dataclass(frozen=True)
 class ConvertWithSlides(Convert):
@@ -49,11 +51,15 @@ def slide_facts(paths: Sequence[Path]) -> Facts:
 
 
 def _facts(slide: FoundSlide) -> tuple[float | None, tuple[int, int]]:
+    if slide.odd:
+        raise BagError(f"--slide {slide.path}: {slide.odd}")
     try:
-        with read_slide("describe", slide.path) as frames:
+        with read_slide("describe", slide.path, time_limit=_TIME_LIMIT) as frames:
             about = next(frames).header
     except SlideError as error:
-        raise BagError(f"--slide {slide.path}: {error.stage}: {error.reason}") from error
+        late = f"does not say its size within {_TIME_LIMIT:g} s; leave it out, and use --override-mpp"
+        said = late if error.stage == "time limit" else f"{error.stage}: {error.reason}"
+        raise BagError(f"--slide {slide.path}: {said}") from error
     width, height = about["levels"][0]
     try:
         mpp = slide_mpp(about["mpp_x"], about["mpp_y"], None)

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import os
 import threading
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,16 +16,15 @@ import tyro
 
 from abbe.console import progress, result
 from abbe.errors import ConfigError, InputError
-from abbe.slides.find import find_slides, printable
+from abbe.slides.find import find_slides
 from abbe.slides.job import Job, encode_one, interrupted
 from abbe.slides.patch_encoders import create_patch_encoder
 from abbe.slides.slide import TIME_LIMIT
 from abbe.slides.tiling import MPP_RANGE
 from abbe.store import commit
-from abbe.store.outcomes import Outcome, exit_code, write_outcomes
+from abbe.store.outcomes import Outcome, exit_code, summary, write_outcomes
 
 Precision = Literal["auto", "float32", "float16", "bfloat16"]
-_SHOWN_FAILURES = 20
 _MOST_WORKERS = 8  # by default: beyond, disks and decoders rarely keep up
 
 
@@ -75,14 +73,7 @@ class Encode:
         settings = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         options = {key: value for key, value in settings.items() if key not in ("slides", "out", "json")}
         outcomes = encode_slides(self.slides, self.out, **options)
-        unmade = [outcome for outcome in outcomes if outcome.outcome in ("failed", "skipped")]
-        lines = [f"{o.path}: {o.outcome} at {o.stage}: {o.reason}" for o in unmade]
-        if len(lines) > _SHOWN_FAILURES:
-            lines = [*lines[:_SHOWN_FAILURES], f"and {len(lines) - _SHOWN_FAILURES} more"]
-        counted = Counter(outcome.outcome for outcome in outcomes)
-        summary = ", ".join(f"{number} {name}" for name, number in sorted(counted.items()))
-        patches = sum(outcome.patches for outcome in outcomes)
-        text = "\n".join([*lines, f"{summary}; {patches} patches; see {printable(self.out / 'outcomes.csv')}"])
+        text = summary(outcomes, self.out / "outcomes.csv")
         result(text, [dataclasses.asdict(outcome) for outcome in outcomes], json_output=self.json)
         return exit_code(outcomes)
 
@@ -132,7 +123,7 @@ def encode_slides(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out {out}: no folder can be made there ({error.strerror})") from error
-    config = {"slides": [printable(slide) for slide in slides], "out": printable(out), **options}
+    config = {"slides": [commit.printable(slide) for slide in slides], "out": commit.printable(out), **options}
     commit.write_json(out / "config.json", config, format="abbe-config")
     halt = threading.Event()
     on_gpu = getattr(getattr(made, "device", None), "type", "cpu") != "cpu"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from abbe.errors import InputError
 from abbe.slides.companions import companions, dicom_series, series_uid
+from abbe.store.commit import printable
 
 # What OpenSlide may read. A file of another kind can still be named one by one.
 SUFFIXES = (
@@ -163,8 +164,3 @@ def _slides_below(folder: Path) -> Iterator[Path]:
                 holding.update(path.parents)
                 yield path
     yield from (path for path in suffixed if path not in holding)
-
-
-def printable(path: str | Path) -> str:
-    """A path, or a text with paths in it, that any file can hold: bytes of a name that are no UTF-8 become \\xNN."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")

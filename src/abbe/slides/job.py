@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from abbe.errors import BagError, InputError, SlideError, StoreError
-from abbe.slides.find import FoundSlide, printable
+from abbe.slides.find import FoundSlide
 from abbe.slides.patch_encoders import PatchEncoder
 from abbe.slides.resume import Ending, fingerprint, finished
 from abbe.slides.slide import Frame, read_slide
@@ -77,8 +77,8 @@ def encode_one(job: Job, slide: FoundSlide, bar: Progress) -> Outcome:
     start = time.monotonic()
 
     def outcome(kind: Result, stage: str = "", reason: str = "", patches: int = 0) -> Outcome:
-        seconds = time.monotonic() - start
-        return Outcome(slide.slide_id, printable(slide.path), kind, stage, printable(reason), patches, seconds)
+        name, said, seconds = commit.printable(slide.path), commit.printable(reason), time.monotonic() - start
+        return Outcome(slide.slide_id, name, kind, stage, said, patches, seconds)
 
     if slide.odd:  # what lies about in a folder is passed over; what the user named was wanted
         return outcome("failed" if slide.named else "skipped", "find", slide.odd)
@@ -100,7 +100,7 @@ def encode_one(job: Job, slide: FoundSlide, bar: Progress) -> Outcome:
 def interrupted(slide: FoundSlide) -> Outcome:
     """The outcome of a slide that the run did not come to."""
     reason = "the run was stopped before this slide; the same command goes on from here"
-    return Outcome(slide.slide_id, printable(slide.path), "failed", "interrupted", reason)
+    return Outcome(slide.slide_id, commit.printable(slide.path), "failed", "interrupted", reason)
 
 
 def _encode(job: Job, slide: FoundSlide, record: dict[str, Any], bar: Progress) -> Ending:

@@ -12,7 +12,15 @@ import torch
 from numpy.typing import NDArray
 
 from abbe.errors import ConfigError, nearest
-from abbe.slides.timm_encoder import half_precision, hub_errors, import_extra, placed, safe_name, weights_version
+from abbe.slides.timm_encoder import (
+    half_precision,
+    hub_errors,
+    import_extra,
+    placed,
+    safe_name,
+    tensors_only,
+    weights_version,
+)
 
 
 class LazyslideEncoder:
@@ -37,7 +45,7 @@ class LazyslideEncoder:
             raise ConfigError(f"lazyslide:{model} runs code from its repository on the hub, which abbe does not do")
         page = str(getattr(kind, "hf_url", None) or "its page")
         try:
-            with hub_errors(page.removeprefix("https://huggingface.co/")):
+            with hub_errors(page.removeprefix("https://huggingface.co/")), tensors_only(f"lazyslide:{model}"):
                 self._model = kind()
         except (ImportError, OSError) as error:  # transformers turns what the hub says into an OSError
             raise ConfigError(

@@ -7,7 +7,10 @@ import hashlib
 import importlib
 import json
 import logging
+import os
+import pickle
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -16,18 +19,34 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 
 from abbe.errors import ConfigError, nearest
 from abbe.slides.timm_models import CLASS_AND_MEAN, Special, special
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_SOURCES = ("hf-hub", "local-dir")
+_LOADING = threading.Lock()
+# What timm and torch raise about a model's files: a key that is not there, a shape, a value of another type.
+_UNFIT = (
+    AssertionError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+    ZeroDivisionError,
+    pickle.UnpicklingError,
+)
 
 
 class TimmEncoder:
     """uint8 [B, H, W, 3] (RGB) → float32 [B, D]; resized, cropped and normalised as the model was evaluated.
 
     model       a timm model ("vit_small_patch16_224"), a hub repository ("hf-hub:MahmoodLab/UNI", "@revision" after it
-                where one is wanted) or a folder with config.json and weights ("local-dir:models/mine")
+                where one is wanted) or a folder with config.json and model.safetensors ("local-dir:models/mine")
     device      and precision: see `create_patch_encoder`
 
     Any patch size is taken, and made into `input_size` by the model's own transform. Safe to share between threads.
@@ -39,18 +58,21 @@ class TimmEncoder:
     def __init__(self, model: str, *, device: str = "auto", precision: str = "auto") -> None:
         import_extra("timm", "encoders")
         import_extra("torchvision", "encoders")
+        model = _sourced(model)
         self.name = safe_name("timm", model)
         self.device, self.dtype = placed(device, precision)
         known = special(model)
         self._model = _load(model, known).eval().requires_grad_(requires_grad=False)
         self._pool = known.pool
-        data = {**_data_config(self._model), **known.data}
-        self.input_size: tuple[int, int] = tuple(data["input_size"][1:])
-        self._geometry, self._normalise = _transform(data)
+        with _unfit(model):
+            data = {**_data_config(self._model), **known.data}
+            self.input_size: tuple[int, int] = tuple(data["input_size"][1:])
+            self._geometry, self._normalise = _transform(data)
         settings = {key: str(data[key]) for key in sorted(data)} | {"pool": known.pool}
         self.version: int | str = weights_version(self._model, settings)
         self._model.to(self.device)
-        row = self(np.zeros((1, *self.input_size, 3), np.uint8))
+        with _unfit(model):
+            row = self(np.zeros((1, *self.input_size, 3), np.uint8))
         self.width = row.shape[1]
 
     def __call__(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -167,10 +189,106 @@ def hub_errors(model: str) -> Iterator[None]:
         raise ConfigError(f"{model}: the hub answered {status}: {error}") from error
 
 
+@contextmanager
+def tensors_only(name: str) -> Iterator[None]:
+    """Inside, torch.load reads tensors only, whatever the library that calls it asks for: no pickled code runs.
+
+    Raises ConfigError for weights that hold more. One thread at a time, since torch takes this from the environment.
+    """
+    switches = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
+    with _LOADING:
+        before = {key: os.environ.pop(key) for key in switches if key in os.environ}
+        os.environ[switches[0]] = "1"
+        try:
+            yield
+        except (RuntimeError, pickle.UnpicklingError) as error:
+            if "weights_only" not in str(error):
+                raise
+            raise ConfigError(
+                f"{name}: its weights are a pickle with more than tensors in it, which could run code; "
+                "abbe reads tensors only: use weights saved as safetensors"
+            ) from error
+        finally:
+            del os.environ[switches[0]]
+            os.environ.update(before)
+
+
+@contextmanager
+def _unfit(model: str) -> Iterator[None]:
+    """What timm and torch raise about a model's files, as ConfigError."""
+    remedy = ""
+    if model.startswith("local-dir:"):
+        remedy = (
+            "; its config.json (architecture, model_args, pretrained_cfg) and model.safetensors must be of one model"
+        )
+    try:
+        yield
+    except (ConfigError, torch.OutOfMemoryError):
+        raise
+    except _UNFIT as error:
+        if type(error).__module__.startswith("huggingface_hub"):
+            raise
+        raise ConfigError(f"timm:{model} cannot be loaded: {type(error).__name__}: {error}{remedy}") from error
+
+
+def _sourced(model: str) -> str:
+    """The model, its source written as timm does. ConfigError for an unknown source, or nothing after it."""
+    source, colon, rest = model.partition(":")
+    if not colon:
+        return model
+    source = source.lower().replace("_", "-")
+    if source not in _SOURCES:
+        raise ConfigError(f"timm:{model}: unknown source {source!r}. {nearest(source, _SOURCES)}")
+    if not rest.strip():
+        raise ConfigError(
+            f"timm:{model} names no {'folder' if source == 'local-dir' else 'repository'}; write "
+            + ("timm:local-dir:PATH" if source == "local-dir" else "timm:hf-hub:OWNER/NAME")
+        )
+    return f"{source}:{rest}"
+
+
+def _check_folder(folder: Path) -> None:
+    """ConfigError where config.json names no model of timm, or model.safetensors is not there or torn.
+
+    timm would take other files too, and some of its versions run the code that a pickle holds.
+    """
+    import timm
+
+    if not folder.is_dir():
+        raise ConfigError(f"timm:local-dir:{folder}: no such folder; give one with config.json and model.safetensors")
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file; timm.models.save_for_hf writes it") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not JSON ({error}); timm.models.save_for_hf writes it") from error
+    name = config.get("architecture") if isinstance(config, dict) else None
+    if not isinstance(name, str) or not timm.is_model(name):
+        hint = nearest(name, timm.list_models()) if isinstance(name, str) and name else ""
+        raise ConfigError(f"{path}: architecture is {name!r}; it must be a model of timm. {hint}".rstrip())
+    for key in ("model_args", "pretrained_cfg"):
+        if not isinstance(config.get(key, {}), dict):
+            raise ConfigError(f"{path}: {key} is {config[key]!r}; it must be an object, or left out")
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise ConfigError(
+            f"{weights}: no such file; weights are read from safetensors only (a .bin or .pth is a pickle, which can "
+            "run code): save the model with timm.models.save_for_hf(model, folder, safe_serialization=True)"
+        )
+    try:
+        with safe_open(weights, "pt"):
+            pass
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{weights}: torn, or not safetensors ({error}); copy or save it again") from error
+
+
 def _load(model: str, known: Special) -> torch.nn.Module:
     import timm
 
-    if ":" not in model and not timm.is_model(model):
+    if model.startswith("local-dir:"):
+        _check_folder(Path(model.removeprefix("local-dir:")))
+    elif ":" not in model and not timm.is_model(model):
         close = difflib.get_close_matches(model.partition(".")[0], timm.list_models(), n=1)
         raise ConfigError(
             f"timm has no model {model!r}. "
@@ -181,14 +299,9 @@ def _load(model: str, known: Special) -> torch.nn.Module:
             )
         )
     unmatched: list[str] = []
-    with hub_errors(model), _watch_builder(unmatched):
-        try:
-            # num_classes=0: the features, without the classifier on them.
-            made: torch.nn.Module = timm.create_model(model, pretrained=True, num_classes=0, **known.options())
-        except (FileNotFoundError, RuntimeError, TypeError, KeyError) as error:
-            if type(error).__module__.startswith("huggingface_hub"):
-                raise
-            raise ConfigError(f"timm:{model} cannot be loaded: {type(error).__name__}: {error}") from error
+    with hub_errors(model), _unfit(model), tensors_only(f"timm:{model}"), _watch_builder(unmatched):
+        # num_classes=0: the features, without the classifier on them.
+        made: torch.nn.Module = timm.create_model(model, pretrained=True, num_classes=0, **known.options())
     if unmatched:
         raise ConfigError(f"timm:{model}: weights and model do not fit, so its features would be wrong. {unmatched[0]}")
     return made

@@ -20,7 +20,7 @@ import torch
 
 from abbe.errors import BagError
 from abbe.store.commit import commit
-from abbe.store.parts import Given, Peek, assemble, chunks, dataset, one_size, open_h5, peek_h5, shape_of
+from abbe.store.parts import Given, Peek, assemble, chunks, dataset, no_place, one_size, open_h5, peek_h5, shape_of
 from abbe.store.saved import peek_tensor, saved_tensor
 from abbe.types import Bag
 
@@ -59,7 +59,7 @@ def read(path: Path, given: Given) -> Bag:
     patches = read_patches(beside) if beside is not None else None
     features: np.ndarray | torch.Tensor
     coords: np.ndarray | None = None
-    if path.suffix == ".pt":
+    if path.suffix.lower() == ".pt":
         features = saved_tensor(path)
     else:
         with open_h5(path) as file:
@@ -114,7 +114,9 @@ def read_patches(path: Path) -> Patches:
 
 def peek(path: Path) -> Peek:
     """(N, D, None): CLAM does not name its encoder."""
-    n, width = shape_of(path, "tensor", peek_tensor(path)) if path.suffix == ".pt" else peek_h5(path, "features")
+    n, width = (
+        shape_of(path, "tensor", peek_tensor(path)) if path.suffix.lower() == ".pt" else peek_h5(path, "features")
+    )
     return n, width, None
 
 
@@ -124,7 +126,7 @@ def write(path: Path, bag: Bag, made_with: dict[str, Any] | None = None) -> None
     Raises BagError for a bag without coordinates, with coordinates that are no int32, or with a slide size unknown.
     """
     if bag.coords is None or bag.patch_size_level0 is None:
-        raise BagError(f"{bag.slide_id}: the clam layout needs coords and patch_size_level0; this bag has neither")
+        raise no_place(bag, "clam")
     coords = bag.coords.numpy()
     fits = np.array_equal(coords, np.round(coords)) and (not coords.size or coords.max() <= np.iinfo(np.int32).max)
     if not fits:

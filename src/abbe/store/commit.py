@@ -121,6 +121,11 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def printable(path: str | Path) -> str:
+    """A path, or a text with paths in it, that any file can hold: bytes of a name that are no UTF-8 become \\xNN."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def _usual_mode(path: Path) -> int:
     """The permissions a new file gets here, asked of the file system: reading the umask means changing it."""
     path.touch()

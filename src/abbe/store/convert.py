@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,19 +15,21 @@ from typing import Any, Literal
 import tyro
 
 from abbe.console import progress, result
-from abbe.errors import AbbeError, ConfigError, InputError, StoreError
-from abbe.store import clam, commit, pickles, saved
+from abbe.errors import AbbeError, BagError, ConfigError, InputError, StoreError
+from abbe.store import clam, commit, pickles, saved, trident
 from abbe.store.bags import LAYOUTS, WRITTEN, layout_of, read_bag, suffix_of, write_bag
+from abbe.store.commit import printable
 from abbe.store.inputs import FeatureFile, find_features
-from abbe.store.outcomes import Outcome, exit_code, write_outcomes
-from abbe.store.parts import Given, assemble, one_size
+from abbe.store.outcomes import Outcome, exit_code, summary, write_outcomes
+from abbe.store.parts import Given, MppMissing, assemble, one_kind_of_error, one_size
 from abbe.types import Bag
 
 Layout = Literal["auto", "clam", "gigapath", "histgen", "slidechat", "stamp", "tensors", "trident", "wsidata"]
 Written = Literal["clam", "stamp", "tensors", "trident"]
-Facts = Callable[[str], tuple[float | None, tuple[int, int] | None]]
+Said = tuple[float | None, tuple[int, int] | None]
+Facts = Callable[[str], Said]
 """slide_id -> (mpp, level-0 size) of its slide: how a caller who can read slides supplies them"""
-_SHOWN_FAILURES = 20
+_MPP_MAY_DIFFER = 0.05  # part of the mpp: scanners and tools round it
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Convert:
     stride_level0: float | None = None
     """step between patches in level-0 pixels, for files of overlapping patches that do not say it"""
     encoder: str | None = None
-    """patch encoder the features must be of; says which where a file holds several"""
+    """patch encoder the features must be of; says which where a file holds several, is recorded where it names none"""
     trust_pickle: bool = False
     """unpickle files that are pickles inside, in a child process: this RUNS CODE that is in the file"""
     overwrite: bool = False
@@ -74,13 +76,7 @@ class Convert:
         # What a verb built on this one adds is not for convert_bags, but --config must find it again.
         added = {key: value for key, value in settings.items() if key not in {*ours, "inputs", "out", "json"}}
         outcomes = convert_bags(self.inputs, self.out, facts=self.facts(), added=added, **options)
-        unmade = [outcome for outcome in outcomes if outcome.outcome in ("failed", "skipped")]
-        lines = [f"{o.path}: {o.outcome} at {o.stage}: {o.reason}" for o in unmade]
-        if len(lines) > _SHOWN_FAILURES:
-            lines = [*lines[:_SHOWN_FAILURES], f"and {len(lines) - _SHOWN_FAILURES} more"]
-        counted = Counter(outcome.outcome for outcome in outcomes)
-        summary = ", ".join(f"{number} {name}" for name, number in sorted(counted.items()))
-        text = "\n".join([*lines, f"{summary}; see {self.out / 'outcomes.csv'}"])
+        text = summary(outcomes, self.out / "outcomes.csv")
         result(text, [dataclasses.asdict(outcome) for outcome in outcomes], json_output=self.json)
         return exit_code(outcomes)
 
@@ -107,9 +103,9 @@ def convert_bags(
 ) -> list[Outcome]:
     """Convert files and folders of files; outcomes in the order of the inputs, also committed to out/outcomes.csv.
 
-    One file's failure is a row, never the end of the run. `facts` supplies mpp and level-0 size of each slide where the
-    options do not; `added` are further settings for out/config.json. Raises InputError before any work for a path that
-    does not exist, or an option that cannot be.
+    One file's failure is a row, never the end of the run. `facts` is asked for mpp and level-0 size of a slide where
+    neither its file nor the options say them; `added` are further settings for out/config.json. Raises InputError
+    before any work for a path that does not exist, or an option that cannot be.
     """
     for name, value, known in (("--to", to, WRITTEN), ("--layout", layout, ("auto", *LAYOUTS))):
         if value not in known:
@@ -127,8 +123,8 @@ def convert_bags(
     except OSError as error:
         raise InputError(f"--out {out}: no folder can be made there ({error.strerror})") from error
     settings = {"to": to, "layout": layout, "trust_pickle": trust_pickle, "overwrite": overwrite}
-    config = {"inputs": [str(path) for path in inputs], "out": str(out), **settings, **_options(given)}
-    config |= json.loads(json.dumps(added or {}, default=str))
+    config = {"inputs": [printable(path) for path in inputs], "out": printable(out), **settings, **_options(given)}
+    config |= json.loads(json.dumps(added or {}, default=lambda value: printable(str(value))))
     commit.write_json(out / "config.json", config, format="abbe-config")
     outcomes: list[Outcome] = []
     with progress("converting", len(found)) as bar:
@@ -151,40 +147,49 @@ class _Job:
     overwrite: bool
     facts: Facts | None
 
-    def target(self, slide_id: str) -> Path:
+    def targets(self, slide_id: str) -> list[Path]:
+        """The feature file that is written, then what is written with it."""
         folder = self.out / "h5_files" if self.to == clam.NAME else self.out
-        return folder / f"{slide_id}{suffix_of(self.to)}"
+        target = folder / f"{slide_id}{suffix_of(self.to)}"
+        return [target, clam.patches_path(target)] if self.to == clam.NAME else [target]
 
 
 def _one(job: _Job, file: FeatureFile) -> Outcome:
     started, stage, patches = time.monotonic(), "find", 0
+    shown = printable(file.path)
     try:
         if file.odd:
-            return Outcome(file.slide_id, str(file.path), "skipped", stage, file.odd)
+            return Outcome(file.slide_id, shown, "skipped", stage, file.odd)
         stage = "read"
-        given = _given(job, file)
+        layout = _layout(job, file.path)
+        geometry = _geometry_file(file.path, layout)
+        settings = {"to": job.to, "layout": job.layout, **_options(job.given)}
         record = {
-            "source": file.path.name,
+            "source": printable(file.path.name),
             "source_sha256": source_sha256(file.path),
-            "settings": {"to": job.to, "layout": job.layout, **_options(given)},
+            "geometry_sha256": None if geometry is None else commit.file_sha256(geometry),
+            "settings": settings if job.facts is None else {**settings, "slide": True},
         }
         stage = "resume"
-        target = job.target(file.slide_id)
-        done = _finished(target, record, clam_too=job.to == clam.NAME, overwrite=job.overwrite)
+        targets = job.targets(file.slide_id)
+        for target, read in itertools.product(targets, (file.path, geometry)):
+            if read is not None and target.exists() and target.samefile(read):
+                raise StoreError(f"{target} is read for this conversion and would be replaced; use another --out")
+        done = _finished(job, file, record, targets)
         if done is None:
             stage = "read"
-            bag, read_as = _read(job, file.path, given)
+            bag, said = _read(job, file, layout)
             patches, stage = len(bag), "write"
-            bag = dataclasses.replace(bag, slide_id=file.slide_id)
-            write_bag(target, bag, job.to, made_with={**record, "read_as": read_as, "patches": patches})
+            made_with = {**record, "slide": said, "read_as": layout, "patches": patches}
+            write_bag(targets[0], bag, job.to, made_with=made_with)
         else:
             patches = done
-    except (AbbeError, OSError) as error:
+    except (AbbeError, OSError, UnicodeError) as error:
         seconds = time.monotonic() - started
-        return Outcome(file.slide_id, str(file.path), "failed", stage, str(error), seconds=seconds)
+        return Outcome(file.slide_id, shown, "failed", stage, printable(str(error)), seconds=seconds)
     return Outcome(
         file.slide_id,
-        str(file.path),
+        shown,
         "done" if patches else "empty",
         "" if patches else "read",
         "" if patches else "no patches in it",
@@ -193,27 +198,56 @@ def _one(job: _Job, file: FeatureFile) -> Outcome:
     )
 
 
-def _given(job: _Job, file: FeatureFile) -> Given:
-    if job.facts is None:
-        return job.given
-    mpp, size = job.facts(file.path.stem)
-    return dataclasses.replace(
-        job.given,
-        mpp=mpp if job.given.mpp is None else job.given.mpp,
-        level0_size=size if job.given.level0_size is None else job.given.level0_size,
-    )
-
-
-def _read(job: _Job, path: Path, given: Given) -> tuple[Bag, str]:
-    """The bag, and the layout it was read as."""
+def _layout(job: _Job, path: Path) -> str:
     if job.trust_pickle and saved.is_pickle(path):
-        features, coords = pickles.read_pickled(path)
-        why = "a pickled array keeps no patch size"
-        size = None if coords is None else one_size(path, None, given, said_by="", why_none=why)
-        return assemble(path, features, coords, size, given, name="feature", encoder=given.encoder), "pickle"
+        return "pickle"
+    return layout_of(path) if job.layout == "auto" else job.layout
+
+
+def _geometry_file(path: Path, layout: str) -> Path | None:
+    """The second file that reading a feature file may consult."""
+    finders = {clam.NAME: clam.find_patches, trident.NAME: trident.find_patches}
+    return finders[layout](path) if layout in finders else None
+
+
+def _read(job: _Job, file: FeatureFile, layout: str) -> tuple[Bag, Said | None]:
+    """The bag, and what its slide said where it was asked."""
+    given, said = job.given, None
+    try:
+        bag = _read_as(file.path, layout, given)
+    except MppMissing:
+        if job.facts is None:
+            raise
+        said = job.facts(printable(file.path.stem))
+        bag = _read_as(file.path, layout, dataclasses.replace(given, mpp=said[0]))
+    bag = dataclasses.replace(bag, slide_id=file.slide_id, encoder=bag.encoder or given.encoder)
+    lacks = bag.coords is not None and (bag.mpp is None or bag.level0_size is None)
+    if job.facts is None or not (said or lacks):
+        return bag, said
+    said = said or job.facts(printable(file.path.stem))
+    mpp, size = said
+    if given.mpp is None and mpp is not None and bag.mpp is not None and abs(bag.mpp - mpp) > _MPP_MAY_DIFFER * mpp:
+        raise BagError(
+            f"{file.path}: says {bag.mpp:g} microns a pixel at level 0, its slide (--slide) says {mpp:g}; "
+            "--override-mpp says which is right"
+        )
+    if given.level0_size is None and size is not None and bag.level0_size not in (None, size):
+        raise BagError(
+            f"{file.path}: says the slide has {bag.level0_size} level-0 pixels, its slide (--slide) says {size}; these "
+            "features are of another slide; name theirs, or leave --slide out"
+        )
+    return dataclasses.replace(bag, mpp=bag.mpp or mpp, level0_size=bag.level0_size or size), said
+
+
+def _read_as(path: Path, layout: str, given: Given) -> Bag:
+    if layout == "pickle":
+        with one_kind_of_error(path):
+            features, coords = pickles.read_pickled(path)
+            why = "a pickled array keeps no patch size"
+            size = None if coords is None else one_size(path, None, given, said_by="", why_none=why)
+            return assemble(path, features, coords, size, given, name="feature", encoder=given.encoder)
     options: dict[str, Any] = {item.name: getattr(given, item.name) for item in dataclasses.fields(given)}
-    layout = layout_of(path) if job.layout == "auto" else job.layout
-    return read_bag(path, layout, **options), layout
+    return read_bag(path, layout, **options)
 
 
 def _options(given: Given) -> dict[str, Any]:
@@ -232,24 +266,36 @@ def source_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _finished(target: Path, record: dict[str, Any], *, clam_too: bool, overwrite: bool) -> int | None:
+def _finished(job: _Job, file: FeatureFile, record: dict[str, Any], targets: Sequence[Path]) -> int | None:
     """Patches of what an earlier run of the same options made of the same file; None where there is work to do.
 
     Raises StoreError rather than replace what was made otherwise.
     """
-    state, sidecar = commit.state(target), commit.read_sidecar(target)
-    if state == "unsigned" and not overwrite:
-        raise StoreError(
-            f"{target} stands there without a sidecar, and would be replaced; --overwrite, or another --out"
-        )
-    if state != "done" or sidecar is None:
-        return None
-    old = sidecar["made_with"]
-    plain = json.loads(json.dumps(record))
-    differs = [key for key in plain if old.get(key) != plain[key]]
-    if differs and not overwrite:
-        what = "other options" if differs == ["settings"] else f"another version of {record['source']}"
-        raise StoreError(f"{target} was made from {what}; --overwrite makes it again, or use another --out")
-    if differs or (clam_too and not commit.is_done(clam.patches_path(target))):
-        return None
-    return int(old["patches"])
+    patches: list[int] = []
+    for target in targets:
+        state, sidecar = commit.state(target), commit.read_sidecar(target)
+        if state == "unsigned" and not job.overwrite:
+            raise StoreError(
+                f"{target} stands there without a sidecar, and would be replaced; --overwrite, or another --out"
+            )
+        if state != "done" or sidecar is None:
+            continue
+        old = sidecar["made_with"]
+        # A slide that was not asked then is not asked now.
+        said = job.facts(printable(file.path.stem)) if job.facts is not None and old.get("slide") else None
+        now = json.loads(json.dumps({**record, "slide": said}))
+        differs = [key for key in now if old.get(key) != now[key]]
+        if not differs:
+            patches.append(int(old["patches"]))
+        elif not job.overwrite:
+            what = _what_differs(differs, record["source"])
+            raise StoreError(f"{target} was made from {what}; --overwrite makes it again, or use another --out")
+    return patches[0] if len(patches) == len(targets) else None
+
+
+def _what_differs(keys: list[str], source: str) -> str:
+    if "source_sha256" in keys or "source" in keys:
+        return f"another version of {source}"
+    if "settings" in keys:
+        return "other options"
+    return f"another version of the patches file beside {source}" if "geometry_sha256" in keys else "another slide"

@@ -84,6 +84,6 @@ def _of_pt(path: Path) -> str:
     value = saved.load_pt(path)
     if isinstance(value, dict):
         return "gigapath"
-    if path.suffix == ".pt" and clam.find_patches(path) is not None:
+    if path.suffix.lower() == ".pt" and clam.find_patches(path) is not None:
         return "clam"
     return "tensors"

@@ -25,7 +25,7 @@ _TILE = re.compile(r"(?:^|/)(\d+)x_(\d+)y(?:\.\w+)?$")
 
 def read(path: Path, given: Given) -> Bag:
     """An h5 or a dict of tensors. BagError for one without coordinates or tile names, or without a patch size."""
-    if path.suffix in (".h5", ".hdf5"):
+    if path.suffix.lower() in (".h5", ".hdf5"):
         with open_h5(path) as file:
             features, coords = dataset(file, "features", path), dataset(file, "coords", path)
         key = "features"
@@ -40,7 +40,7 @@ def read(path: Path, given: Given) -> Bag:
 
 def peek(path: Path) -> Peek:
     """(N, D, None): the encoder is not named."""
-    if path.suffix in (".h5", ".hdf5"):
+    if path.suffix.lower() in (".h5", ".hdf5"):
         return *peek_h5(path, "features"), None
     value = load_pt(path)
     key = features_key(path, value)

@@ -14,7 +14,7 @@ NAME = "histgen"
 
 def read(path: Path, given: Given) -> Bag:
     """A bare bag. BagError for anything but one tensor in a `.pt` file."""
-    if path.suffix != ".pt":
+    if path.suffix.lower() != ".pt":
         raise BagError(f"{path}: the histgen layout is a .pt file; --layout tensors reads other files of tensors")
     return assemble(path, saved_tensor(path), None, None, given, name="tensor")
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from abbe.store.commit import write_text
+from abbe.store.commit import printable, write_text
 
 Result = Literal["done", "empty", "failed", "skipped"]
+_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,18 @@ def write_outcomes(path: Path, outcomes: list[Outcome]) -> None:
         row["seconds"] = f"{outcome.seconds:.2f}"
         writer.writerow(row)
     write_text(path, text.getvalue(), format="outcomes")
+
+
+def summary(outcomes: list[Outcome], table: Path) -> str:
+    """What a verb says at its end: the first items that were not made and why, how many of each, where the rest is."""
+    unmade = [outcome for outcome in outcomes if outcome.outcome in ("failed", "skipped")]
+    lines = [f"{o.path}: {o.outcome} at {o.stage}: {o.reason}" for o in unmade[:_SHOWN]]
+    if len(unmade) > _SHOWN:
+        lines.append(f"and {len(unmade) - _SHOWN} more")
+    counted = sorted(Counter(outcome.outcome for outcome in outcomes).items())
+    patches = sum(outcome.patches for outcome in outcomes)
+    total = ", ".join(f"{number} {name}" for name, number in counted)
+    return "\n".join([*lines, f"{total}; {patches} patches; see {printable(table)}"])
 
 
 def exit_code(outcomes: list[Outcome]) -> int:

@@ -37,6 +37,10 @@ class Given:
     stride_level0: float | None = None
 
 
+class MppMissing(BagError):
+    """A file whose positions cannot be had without the mpp of its slide, which nobody has said."""
+
+
 @contextmanager
 def one_kind_of_error(path: Path) -> Iterator[None]:
     """What a damaged file makes a library raise, as a BagError: a batch records it and goes on."""
@@ -107,6 +111,14 @@ def needs_size(path: Path, why: str) -> BagError:
     return BagError(f"{path}: {why}; say the patch size with --patch-size-level0 (side of a patch in level-0 pixels)")
 
 
+def no_place(bag: Bag, layout: str) -> BagError:
+    """The error for a bag without positions where the layout has none without."""
+    return BagError(
+        f"{bag.source or bag.slide_id}: the {layout} layout needs coords and patch_size_level0; this bag has neither; "
+        "write --to tensors"
+    )
+
+
 def one_size(path: Path, stated: float | None, given: Given, *, said_by: str, why_none: str) -> float:
     """The patch size in level-0 pixels, from the file or the caller. BagError for none, or two that differ."""
     asked = given.patch_size_level0
@@ -145,7 +157,7 @@ def assemble(
     rows = _rows(path, torch.as_tensor(features), name)
     if level0_size is not None and given.level0_size not in (None, level0_size):
         raise BagError(
-            f"{path}: the file says the slide has {level0_size} level-0 pixels, --slide (or --level0-size) says "
+            f"{path}: the file says the slide has {level0_size} level-0 pixels, --level0-size says "
             f"{given.level0_size}; these features are of another slide"
         )
     if stride is not None and given.stride_level0 not in (None, stride):
@@ -213,17 +225,17 @@ def check_step(
     values, counts = np.unique(np.round(steps), return_counts=True)
     modal = float(values[counts.argmax()])
     expected = stride or size
+    hint = "" if stride is not None else ". Patches that overlap or lie apart need --stride-level0 (their step)"
     fits = _is_multiple(modal, expected) or (stride is None and may_overlap and _is_multiple(expected, modal))
     if not fits:
-        overlap = "" if stride is not None or may_overlap else ". Patches that overlap need --stride-level0 too"
         raise BagError(
             f"{where}: dataset 'coords' mostly steps by {modal:g} level-0 pixels, its attributes or the options say "
-            f"{expected:g}; one of the two is wrong, and positions would be too{overlap}"
+            f"{expected:g}; one of the two is wrong, and positions would be too{hint}"
         )
     if len(steps) > _MANY_STEPS and steps.min() > 1.9 * expected:
         raise BagError(
             f"{where}: dataset 'coords' never steps by less than {steps.min():g} level-0 pixels, its attributes or the "
-            f"options say {expected:g}: no two patches would touch. Is that the size at another magnification?"
+            f"options say {expected:g}: no two patches would touch. Is that the size at another magnification?{hint}"
         )
 
 

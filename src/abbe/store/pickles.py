@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import pickle
 import resource
@@ -70,12 +71,27 @@ def read_pickled(path: Path, *, time_limit: float = TIME_LIMIT) -> tuple[np.ndar
 
 def _taken(path: Path, out: IO[bytes]) -> tuple[np.ndarray, np.ndarray | None]:
     """What the child wrote. It is not believed: anything that is no plain array is refused."""
+    from abbe.store.saved import NOT_NPY  # with torch, which the child may not need
+
     try:
         names = json.loads(out.readline(1000))
-        arrays = {name: np.lib.format.read_array(out, allow_pickle=False) for name in names}
+        arrays = {name: _array(out) for name in names}
         return arrays["features"], arrays.get("coords")
-    except (ValueError, KeyError, TypeError, EOFError) as error:
+    except (*NOT_NPY, KeyError, TypeError, EOFError) as error:
         raise BagError(f"{path}: what the child process handed back are no arrays ({error})") from error
+
+
+def _array(out: IO[bytes]) -> np.ndarray:
+    """The next array. ValueError, before memory is taken for it, where it is said to be larger than what is there."""
+    from abbe.store.saved import read_npy_header
+
+    start = out.tell()
+    shape, dtype = read_npy_header(out)
+    claimed, left = math.prod(shape) * dtype.itemsize, os.fstat(out.fileno()).st_size - out.tell()
+    if claimed > left:
+        raise ValueError(f"one says it has {claimed} bytes, and {left} are there")
+    out.seek(start)
+    return np.asarray(np.lib.format.read_array(out, allow_pickle=False))
 
 
 def _child(path: Path) -> None:
@@ -96,10 +112,10 @@ def _child(path: Path) -> None:
 
 
 def _unpickled(path: Path) -> Any:
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         value = np.load(path, allow_pickle=True)
         return value.item() if value.dtype == object and value.ndim == 0 else value
-    if path.suffix in (".pt", ".pth"):
+    if path.suffix.lower() in (".pt", ".pth"):
         import torch
 
         return torch.load(path, map_location="cpu", weights_only=False)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pickle
+import re
 import tokenize
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from abbe.errors import BagError
 
 SUFFIXES = (".pt", ".pth", ".npy", ".safetensors")
 _UNREADABLE = (RuntimeError, EOFError, ValueError, OSError, KeyError, TypeError)
+NOT_NPY = (ValueError, OSError, SyntaxError, tokenize.TokenError)  # numpy parses the header as Python
+_GLOBAL = re.compile(r"GLOBAL (\S+)")
 _DOOR = (
     "Nothing is unpickled here, because that runs the file's code; `abbe convert --trust-pickle` does it in a child "
     "process, for files whose origin you trust"
@@ -30,12 +33,16 @@ def load_pt(path: Path) -> Any:
     try:
         return _load(path)
     except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")[0]
-        if _starts_like_one(path):
-            raise BagError(f"{path}: holds more than tensors ({reason}). {_DOOR}") from error
-        raise BagError(f"{path}: not a file that torch.save wrote ({reason})") from error
+        if not _starts_like_one(path):
+            raise BagError(f"{path}: not a file that torch.save wrote") from error
+        named = _GLOBAL.search(str(error))
+        what = f" (it names {named[1]})" if named else ""
+        raise BagError(f"{path}: holds more than tensors{what}. {_DOOR}") from error
     except _UNREADABLE as error:
-        raise BagError(f"{path}: cannot be read as a .pt file ({' '.join(str(error).split())[:200]})") from error
+        said = " ".join(str(error).split())[:200]
+        if "weights_only" in said:  # torch's advice is to run the file's code in this process
+            said = "TorchScript, or the .tar of an early PyTorch; save its tensors again with torch.save"
+        raise BagError(f"{path}: cannot be read as a .pt file ({said})") from error
 
 
 def load_npy(path: Path) -> np.ndarray:
@@ -52,11 +59,16 @@ def npy_header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """(shape, dtype) of a `.npy` file, from its header alone."""
     try:
         with open(path, "rb") as file:
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = read(file)
-    except (ValueError, OSError, SyntaxError, tokenize.TokenError) as error:  # numpy parses the header as Python
+            return read_npy_header(file)
+    except NOT_NPY as error:
         raise BagError(f"{path}: not a .npy file ({error})") from error
+
+
+def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """(shape, dtype) of the array that starts here; the file then stands at its data. Raises one of NOT_NPY."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
     return shape, dtype
 
 
@@ -81,9 +93,9 @@ def safetensors_header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str
 
 def saved_tensor(path: Path) -> torch.Tensor:
     """The one tensor of a `.pt`, `.npy` or `.safetensors` file. BagError for a dict, a list, or several."""
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         return torch.from_numpy(load_npy(path))
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         tensors, _ = load_safetensors(path)
         if len(tensors) == 1:
             return next(iter(tensors.values()))
@@ -98,12 +110,12 @@ def saved_tensor(path: Path) -> torch.Tensor:
 
 def peek_tensor(path: Path) -> tuple[int, ...]:
     """The shape of what `saved_tensor` gives, as cheaply as the format lets."""
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         shape, dtype = npy_header(path)
         if dtype.hasobject:
             raise BagError(f"{path}: an object array, which is a pickle inside. {_DOOR}")
         return shape
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         shapes, _ = safetensors_header(path)
         if len(shapes) == 1 or "features" in shapes:
             return shapes.get("features") or next(iter(shapes.values()))
@@ -120,16 +132,16 @@ def describe(value: Any) -> str:
 
 def is_pickle(path: Path) -> bool:
     """Whether a file can only be read by unpickling it."""
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         return npy_header(path)[1].hasobject
-    if path.suffix in (".pt", ".pth"):
+    if path.suffix.lower() in (".pt", ".pth"):
         try:
             _load(path)
         except pickle.UnpicklingError:
             return _starts_like_one(path)
         except _UNREADABLE:
             return False
-    return path.suffix in (".pkl", ".pickle")
+    return path.suffix.lower() in (".pkl", ".pickle")
 
 
 def _load(path: Path) -> Any:

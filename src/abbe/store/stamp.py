@@ -16,7 +16,19 @@ import numpy as np
 
 from abbe.errors import BagError
 from abbe.store.commit import commit
-from abbe.store.parts import Given, Peek, assemble, chunks, dataset, one_size, open_h5, peek_h5, text
+from abbe.store.parts import (
+    Given,
+    MppMissing,
+    Peek,
+    assemble,
+    chunks,
+    dataset,
+    no_place,
+    one_size,
+    open_h5,
+    peek_h5,
+    text,
+)
 from abbe.types import Bag
 
 NAME = "stamp"
@@ -45,7 +57,7 @@ def read(path: Path, given: Given) -> Bag:
         size = one_size(path, None, given, said_by="", why_none=why)
         return assemble(path, features, coords, size, given, name="feats", encoder=encoder)
     if given.mpp is None:
-        raise BagError(
+        raise MppMissing(
             f"{path}: coords are in micrometres (tile_size_um {tile_um:g}) and STAMP does not store the slide's mpp; "
             "say it with --override-mpp (microns a pixel at level 0), or --slide"
         )
@@ -70,7 +82,7 @@ def write(path: Path, bag: Bag, made_with: dict[str, Any] | None = None) -> None
     """
     where = bag.source or bag.slide_id
     if bag.coords is None or bag.patch_size_level0 is None:
-        raise BagError(f"{where}: the stamp layout needs coords and patch_size_level0; this bag has neither")
+        raise no_place(bag, "stamp")
     if bag.mpp is None:
         raise BagError(f"{where}: the stamp layout has its coords in micrometres; say the mpp with --override-mpp")
     with np.errstate(over="ignore"):

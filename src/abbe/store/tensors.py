@@ -27,7 +27,7 @@ _NUMBERS = ("patch_size_level0", "stride_level0", "mpp", "level0_width", "level0
 
 def read(path: Path, given: Given) -> Bag:
     """A file of this layout, its features memory-mapped; or a bare bag from a file of one tensor."""
-    if path.suffix != SUFFIX:
+    if path.suffix.lower() != SUFFIX:
         return assemble(path, saved_tensor(path), None, None, given, name="tensor")
     tensors, header = load_safetensors(path)
     if _HEADER not in header and "coords" not in tensors:
@@ -59,13 +59,13 @@ def read(path: Path, given: Given) -> Bag:
 def peek(path: Path) -> Peek:
     """(N, D, encoder)."""
     n, width = shape_of(path, "features", peek_tensor(path))
-    stated = _stated(path, safetensors_header(path)[1]) if path.suffix == SUFFIX else {}
+    stated = _stated(path, safetensors_header(path)[1]) if path.suffix.lower() == SUFFIX else {}
     return n, width, stated.get("encoder")
 
 
 def write(path: Path, bag: Bag, made_with: dict[str, Any] | None = None) -> None:
     """Commit any bag, with coordinates or without. BagError for a path that does not end in .safetensors."""
-    if path.suffix != SUFFIX:
+    if path.suffix.lower() != SUFFIX:
         raise BagError(f"{path}: the tensors layout is a {SUFFIX} file")
     width, height = bag.level0_size or (None, None)
     stated: dict[str, Any] = {

@@ -17,9 +17,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from abbe.errors import BagError
 from abbe.store.commit import commit
-from abbe.store.parts import Given, Peek, assemble, chunks, dataset, one_size, open_h5, peek_h5, text
+from abbe.store.parts import Given, Peek, assemble, chunks, dataset, no_place, one_size, open_h5, peek_h5, text
 from abbe.types import Bag
 
 NAME = "trident"
@@ -58,6 +57,12 @@ def patches_path(job: Path, slide_id: str) -> Path:
     return job / "patches" / f"{slide_id}_patches.h5"
 
 
+def find_patches(path: Path) -> Path | None:
+    """The patches file of a feature file, beside its folder."""
+    found = path.parent.parent / "patches" / f"{path.stem}_patches.h5"
+    return found if found.is_file() else None
+
+
 def features_path(job: Path, encoder: str, slide_id: str) -> Path:
     """Where a slide's features lie inside the folder of one tiling."""
     return job / f"features_{encoder}" / f"{slide_id}.h5"
@@ -80,7 +85,7 @@ def write_features(
     Raises BagError for a bag without coordinates: the layout has none without.
     """
     if bag.coords is None or bag.patch_size_level0 is None:
-        raise BagError(f"{bag.slide_id}: the trident layout needs coords and patch_size_level0; this bag has neither")
+        raise no_place(bag, "trident")
     attributes = asdict(geometry) if geometry else _attributes_at_level0(bag)
     with (
         commit(path, format="trident-features", version=VERSION, made_with=made_with) as temporary,
@@ -153,8 +158,8 @@ def _stride(attributes: dict[str, Any]) -> float | None:
 
 
 def _sibling_attributes(path: Path) -> dict[str, Any]:
-    sibling = path.parent.parent / "patches" / f"{path.stem}_patches.h5"
-    if not sibling.is_file():
+    sibling = find_patches(path)
+    if sibling is None:
         return {}
     with h5py.File(sibling, "r") as file:
         return dict(file["coords"].attrs) if "coords" in file else {}
