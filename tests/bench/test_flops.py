@@ -23,6 +23,7 @@ from abbe.condensers import list_condensers
 from abbe.ops import flops
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", range(6))
 def test_slim_counts_what_the_formula_says(case: int) -> None:
     """Lengths, keep rates, budgets, widths and segments drawn at random."""

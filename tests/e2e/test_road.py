@@ -36,6 +36,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_real_slide_to_pictures(tmp_path: Path, data: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     slide = data / "slides" / "cmu-1-small-region.svs"
     assert cli.run(["encode", str(slide), "--out", str(tmp_path / "out"), "--json"]) == 0

@@ -44,6 +44,7 @@ def test_one_token_out_for_each_token_in() -> None:
     assert int(encoded.dropped.sum()) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("segments", ["cover", "paper"])
 def test_what_reaches_cls_in_small(segments: str) -> None:
     """Segments of 8 and 16: without the covering branch, nothing past row 15, that is patch 14, reaches [CLS]."""

@@ -44,6 +44,7 @@ def test_a_slide_its_geometry_and_what_is_never_read(data: Path) -> None:
     assert "ScanScope" not in text  # properties are chosen one by one: none that may name a patient slips through
 
 
+@pytest.mark.slow
 def test_a_slide_without_mpp_says_which_option_helps(data: Path) -> None:
     slide = data / "slides" / "tcga-cr-7395-01a-01-ts1.svs"
     refused = one(slide)

@@ -38,6 +38,7 @@ def real(data, tmp_path_factory):
     return verb, verb.run()
 
 
+@pytest.mark.slow
 def test_every_real_file_has_its_outcome(real):
     verb, code = real
     assert code == 1

@@ -135,6 +135,7 @@ ODD_NAMES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_odd_names(tmp_path):
     plain = paint(tmp_path / "plain.tiff")
     (tmp_path / "in").mkdir()

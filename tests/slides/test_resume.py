@@ -32,6 +32,7 @@ def test_done_slides_are_not_opened_again(tmp_path, monkeypatch):
     assert third.stage == "internal"  # and that would be seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["sidecar lost", "flipped", "cut", "features lost"])
 def test_damaged_outputs_are_made_again(tmp_path, damage):
     slide, out = paint(tmp_path / "a.tiff"), tmp_path / "out"
@@ -115,6 +116,7 @@ def test_an_interrupted_run_writes_its_outcomes(tmp_path):
     assert [outcome.outcome for outcome in encode_slides([tmp_path / "slides"], out)] == ["done"] * len(slides)
 
 
+@pytest.mark.slow
 def test_files_and_sidecars_are_the_same_bytes_whatever_out_workers_and_batches(tmp_path):
     slides = [
         paint(tmp_path / "a.tiff"),

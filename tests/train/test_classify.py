@@ -138,6 +138,7 @@ def test_a_torn_checkpoint_is_refused_by_name(
         train_classifier(run)
 
 
+@pytest.mark.slow
 def test_the_seed_decides_everything(tmp_path: Path, cohort: tuple[Path, Path]) -> None:
     weights = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
@@ -148,6 +149,7 @@ def test_the_seed_decides_everything(tmp_path: Path, cohort: tuple[Path, Path]) 
     assert not torch.equal(weights[0], weights[2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("condenser", abbe.list_condensers())
 @pytest.mark.parametrize("pooling", ["mean", "attention"])
 def test_every_condenser_trains_under_both_poolings(
