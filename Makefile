@@ -31,9 +31,11 @@ test: $(INSTALLED)
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q -m "not slow and not gpu"
+	@# Types are checked while the tests run: it is one process, and half a minute without its cache.
+	@$(BIN)/mypy & types=$$!; \
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q -m "not slow and not gpu"; tests=$$?; \
+	wait $$types && exit $$tests
 
 bench: $(INSTALLED)
 	$(BIN)/abbe bench texture --results benchmarks/results $(if $(PATCHES),--patches $(PATCHES))

@@ -86,6 +86,7 @@ def look() -> dict[str, dict[str, float]]:
     return {name: statistics(name) for name in TISSUE_CLASSES}
 
 
+@pytest.mark.slow
 def test_classes_look_as_their_names_say(look):
     assert look["fat"]["open"] > 0.7
     assert max(values["open"] for name, values in look.items() if name != "fat") < 0.5

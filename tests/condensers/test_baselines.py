@@ -100,6 +100,7 @@ def test_attention_keeps_its_best_and_scales_them_by_their_share() -> None:
     torch.testing.assert_close(condensed.predictions["attention"].detach()[0], pooled)
 
 
+@pytest.mark.slow
 def test_attention_learns_a_needle_by_its_own_loss() -> None:
     """One patch in 100 tells the class. The loss on `predictions` alone must bring it among the four kept."""
     generator = torch.Generator().manual_seed(0)

@@ -33,6 +33,7 @@ def one(path: Path, **options: object) -> Finding:
     return finding
 
 
+@pytest.mark.slow
 def test_a_slide_its_geometry_and_what_is_never_read(data: Path) -> None:
     finding = one(data / "slides" / "cmu-1-small-region.svs")
     assert (finding.kind, finding.readable, finding.problems) == ("slide", True, [])
@@ -53,6 +54,7 @@ def test_a_slide_without_mpp_says_which_option_helps(data: Path) -> None:
     assert one(slide, override_mpp=0.5).facts["patches of 256 at 0.5 µm a pixel"] == 160
 
 
+@pytest.mark.slow
 def test_what_is_no_slide_and_a_series_of_many_files(data: Path) -> None:
     broken = one(data / "slides_broken" / "broken.svs")
     assert (broken.kind, broken.readable) == ("no slide that can be opened", False)

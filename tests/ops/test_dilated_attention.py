@@ -52,6 +52,7 @@ def test_published_pieces_of_long_slides(n: int, heads: int, asked: int) -> None
     compare(n, heads, 4, branches_of(n), asked)
 
 
+@pytest.mark.slow
 def test_gradcheck_through_output_and_lse() -> None:
     q, k, v = (torch.randn(11, 3, 2, dtype=torch.float64, requires_grad=True) for _ in range(3))
     branches = [branches_of(11, piece=4, levels=2)]

@@ -28,6 +28,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, dict]:
     return code, row
 
 
+@pytest.mark.slow
 def test_micrometres_without_mpp_are_refused_and_supplied_by_the_slide(
     tmp_path: Path, data: Path, stamp: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

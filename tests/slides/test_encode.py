@@ -82,6 +82,7 @@ def test_the_files_are_trident_s_and_read_as_a_bag(real):
         assert file["coords"].shape == (0, 2)
 
 
+@pytest.mark.slow
 def test_the_same_command_again_writes_nothing(real):
     verb, _ = real
     before = stamps(verb.out)
@@ -114,6 +115,7 @@ def test_a_full_disk_is_a_failure_by_name(tmp_path, monkeypatch):
     assert "No space left" in outcome.reason
 
 
+@pytest.mark.slow
 def test_outcomes_come_in_the_order_of_the_inputs(tmp_path):
     slides = [paint(tmp_path / f"{name}.tiff") for name in "cab"]
     assert [outcome.slide_id for outcome in encode_slides(slides, tmp_path / "out", workers=3)] == ["c", "a", "b"]
@@ -166,6 +168,7 @@ def test_paths_that_cannot_be_are_refused_before_work(tmp_path):
         encode_slides([slide], slide / "out")
 
 
+@pytest.mark.slow
 def test_workers_are_the_cores_this_process_may_use(tmp_path, monkeypatch):
     made = []
 
@@ -185,6 +188,7 @@ def test_workers_are_the_cores_this_process_may_use(tmp_path, monkeypatch):
     assert made == [11]
 
 
+@pytest.mark.slow
 def test_reading_goes_on_while_the_encoder_works_but_not_far_ahead(tmp_path, monkeypatch):
     """The first patch is held by the encoder until the reader has had time to send all: five batches are read."""
     read, seen = [], []
@@ -214,6 +218,7 @@ def test_reading_goes_on_while_the_encoder_works_but_not_far_ahead(tmp_path, mon
     assert read_bag(features_of(tmp_path / "out", "a", "20x_128px_0px_overlap")).features.isfinite().all()
 
 
+@pytest.mark.slow
 def test_on_a_gpu_one_slide_at_a_time_is_encoded(tmp_path, monkeypatch):
     at_work, most = [], []
 

@@ -83,6 +83,7 @@ def odd_things(folder: Path) -> None:
     (folder / "nothing.svs").touch()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by_hand", [False, True])
 def test_what_is_no_regular_file_is_a_row_and_does_not_hang(tmp_path, by_hand, capsys):
     folder = tmp_path / "slides"

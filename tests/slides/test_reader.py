@@ -68,6 +68,7 @@ def test_a_finer_slide_is_scaled_down(slide):
     assert len(batch.payload) == 7 * 64 * 64 * 3
 
 
+@pytest.mark.slow
 def test_a_thumbnail_is_the_mean_of_level_0_whatever_the_blocks(slide, tmp_path):
     whole = tifffile.imread(slide)
     pixels, downsample = read_thumbnail(slide, side=60)
@@ -89,6 +90,7 @@ def test_the_child_never_imports_torch(slide, sitecustomize):
     assert b"torch" in probe.stderr  # the guard works: what does import torch dies here
 
 
+@pytest.mark.slow
 def test_label_and_macro_images_are_never_read(data, sitecustomize):
     sitecustomize(
         "import openslide, openslide.lowlevel as low\n"
@@ -175,6 +177,7 @@ def is_gone(pid: int) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_the_time_limit_kills_the_child_and_what_it_started(slide, tmp_path):
     with pytest.raises(SlideError, match=r"time limit: not done after 1 seconds; --time-limit"):
         frames_of(slide, command=hanging(tmp_path), time_limit=1.0)

@@ -52,6 +52,7 @@ def test_damaged_outputs_are_made_again(tmp_path, damage):
     assert is_done(path)
 
 
+@pytest.mark.slow
 def test_a_changed_slide_under_an_old_output_is_refused(tmp_path):
     slide, out = paint(tmp_path / "a.tiff"), tmp_path / "out"
     encode_slides([slide], out)
@@ -67,6 +68,7 @@ def test_a_changed_slide_under_an_old_output_is_refused(tmp_path):
     assert encode_slides([slide], out)[0].outcome == "done"
 
 
+@pytest.mark.slow
 def test_other_settings_under_an_old_output_are_refused(tmp_path):
     slides, out = [paint(tmp_path / "a.tiff"), paint(tmp_path / "blank.tiff", blank=True)], tmp_path / "out"
     encode_slides(slides, out)
@@ -76,6 +78,7 @@ def test_other_settings_under_an_old_output_are_refused(tmp_path):
     assert encode_slides(slides[:1], out, mpp=1.0)[0].outcome != "failed"  # another tiling lies in another folder
 
 
+@pytest.mark.slow
 def test_a_slide_that_turns_out_empty_leaves_no_old_features(tmp_path):
     slide, out = paint(tmp_path / "a.tiff"), tmp_path / "out"
     encode_slides([slide], out)
@@ -170,6 +173,7 @@ def test_a_changed_companion_is_another_version_of_the_slide(tmp_path, change):
     assert fingerprint(find_slides([tmp_path])[0].files) != before
 
 
+@pytest.mark.slow
 def test_a_changed_file_of_a_dicom_series_is_noticed(data, tmp_path):
     folder, out = tmp_path / "case", tmp_path / "out"
     shutil.copytree(data / "slides/cmu1_small_dicom", folder)

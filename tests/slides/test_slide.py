@@ -152,6 +152,7 @@ def test_a_phantom_slide_encodes_where_its_tissue_is(phantom: Path, tmp_path: Pa
 # Damage, and readers that die.
 
 
+@pytest.mark.slow
 def test_cut_slides_fail_by_name_and_the_others_are_written(data: Path, tmp_path: Path) -> None:
     aperio = (data / "slides/cmu-1-small-region.svs").read_bytes()
     generic = write_tiff(tmp_path / "whole.tiff", stained(), compression="jpeg")
@@ -183,6 +184,7 @@ def test_a_tile_overwritten_with_zeros_fails_at_reading(tmp_path: Path) -> None:
     assert not list((tmp_path / "out").rglob("*.h5*"))
 
 
+@pytest.mark.slow
 def test_a_killed_reader_is_one_slide_s_failure(
     tmp_path: Path, phantom: Path, monkeypatch: pytest.MonkeyPatch, children: list[subprocess.Popen[bytes]]
 ) -> None:

@@ -34,6 +34,7 @@ def run_in(folder: Path, cohort: tuple[Path, Path], **options: object) -> TrainC
     return TrainClassify(features=cohort[0], labels=cohort[1], out=folder, **settings)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_model_is_learned_written_and_loaded(tmp_path: Path, cohort: tuple[Path, Path]) -> None:
     run = run_in(tmp_path / "run", cohort, recipe=Recipe(epochs=20, lr=1e-2))
     report = train_classifier(run)
@@ -65,6 +66,7 @@ def test_a_splits_file_decides_and_slides_in_none_are_listed(tmp_path: Path, coh
     assert used.to_dict() == sides
 
 
+@pytest.mark.slow
 def test_evaluation_of_the_saved_model_gives_the_same_figures(tmp_path: Path, cohort: tuple[Path, Path]) -> None:
     run = run_in(tmp_path / "run", cohort)
     report = train_classifier(run)
@@ -81,6 +83,7 @@ def test_evaluation_of_the_saved_model_gives_the_same_figures(tmp_path: Path, co
     assert by_model["figures"] == by_table["figures"] == test
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_is_bitwise_the_same_as_never_stopped(
     tmp_path: Path, cohort: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,6 +114,7 @@ def test_stopped_and_resumed_is_bitwise_the_same_as_never_stopped(
     assert not (broken.out / "checkpoint").exists()
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_read_back_not_repeated(tmp_path: Path, cohort: tuple[Path, Path]) -> None:
     run = run_in(tmp_path, cohort)
     report = train_classifier(run)
@@ -121,6 +125,7 @@ def test_a_finished_run_is_read_back_not_repeated(tmp_path: Path, cohort: tuple[
         train_classifier(run_in(tmp_path, cohort, pooling="attention"))
 
 
+@pytest.mark.slow
 def test_a_torn_checkpoint_is_refused_by_name(
     tmp_path: Path, cohort: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
