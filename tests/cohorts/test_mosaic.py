@@ -181,6 +181,14 @@ def test_folders_and_zips_are_read_alike(patches, tmp_path):
     assert named[0][1] == {"sub": 1, "linked": 2 * GROUPS}
 
 
+def test_zips_in_subfolders_are_read_too(patches, tmp_path):
+    (tmp_path / "given" / "deep").mkdir(parents=True)
+    with zipfile.ZipFile(tmp_path / "given" / "deep" / "one.zip", "w") as file:
+        file.write(patches / "other" / "0.png", "0.png")
+    images, _ = find_images(labelled.expand([tmp_path / "given"]), ("one",), None)
+    assert [image.name for image in images] == ["one/0.png"]
+
+
 def test_class_folders_may_be_given_themselves(rows, patches, tmp_path):
     given = tuple(str(patches / name) for name in ("other", "one.zip", "two"))
     again = mosaic_bank(replace(PLAN, patches=given), tmp_path / "bank", workers=1)

@@ -147,7 +147,9 @@ def kill_once(runs: Runs, draw: random.Random, *, aimed: bool) -> str:
 def test_killed_at_random_moments_the_end_is_the_same(runs: Runs) -> None:
     draw = random.Random(0)
     hit: Counter[str] = Counter()
-    while sum(hit.values()) - hit["ended before"] < KILLS:
+    # A kill that is aimed at writing may come too late: go on until one has hit it.
+    while sum(hit.values()) - hit["ended before"] < KILLS or not hit["writing"]:
+        assert sum(hit.values()) < 5 * KILLS, f"hardly a kill hits: {dict(hit)}"
         kind = kill_once(runs, draw, aimed=sum(hit.values()) % 3 == 2)
         hit[kind] += 1
         if kind == "ended before":  # whole: start afresh
@@ -157,6 +159,6 @@ def test_killed_at_random_moments_the_end_is_the_same(runs: Runs) -> None:
             runs.check_what_is_done()
     runs.finish()
     runs.check_the_end()
-    print(f"\n{KILLS} kills, undisturbed {runs.seconds:.1f} s: {dict(hit)}")  # noqa: T201
+    print(f"\n{sum(hit.values()) - hit['ended before']} kills, undisturbed {runs.seconds:.1f} s: {dict(hit)}")  # noqa: T201
     assert hit["reading"] > 0
-    assert hit["writing"] > 0 or KILLS < 50  # a few kills may all miss the short moments of writing
+    assert hit["writing"] > 0

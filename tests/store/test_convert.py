@@ -26,6 +26,17 @@ from abbe.store.inputs import find_features
 from builders import make_bag, write_clam, write_slidechat, write_stamp
 
 
+def test_a_pipe_and_a_dangling_link_are_rows_and_do_not_hang(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    write_bag(source / "a.h5", make_bag(5))
+    os.mkfifo(source / "b.h5")
+    (source / "c.h5").symlink_to(tmp_path / "nowhere")
+    found = {row.slide_id: (row.outcome, row.reason) for row in convert_bags([source], out, to="tensors")}
+    assert found["a"][0] == "done"
+    assert found["b"] == ("skipped", "no regular file (a pipe, a socket or a device)")
+    assert found["c"] == ("skipped", "a link to what is not there")
+
+
 def test_a_folder_of_all_sorts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     write_clam(source / "clam", make_bag(25, slide_id="a"))

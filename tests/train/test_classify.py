@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import abbe
+from abbe.condensers.sparselearn import SparseLearn
 from abbe.errors import CheckpointError, ConfigError, TableError
 from abbe.evaluate.classify import EvaluateClassify, evaluate_classifier
 from abbe.metrics.predictions import read_predictions
@@ -83,13 +84,18 @@ def test_evaluation_of_the_saved_model_gives_the_same_figures(tmp_path: Path, co
     assert by_model["figures"] == by_table["figures"] == test
 
 
+SPARSE = ("context=none", "scorer_width=8", "heads=2")
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize(("condenser", "given"), [("tcssa", ("hidden=8",)), ("sparselearn", SPARSE)])
 def test_stopped_and_resumed_is_bitwise_the_same_as_never_stopped(
-    tmp_path: Path, cohort: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cohort: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, condenser: str, given: tuple[str, ...]
 ) -> None:
-    whole = run_in(tmp_path / "whole", cohort)
+    method = {"condenser": condenser, "condenser_options": given}
+    whole = run_in(tmp_path / "whole", cohort, **method)
     train_classifier(whole)
-    broken = run_in(tmp_path / "broken", cohort)
+    broken = run_in(tmp_path / "broken", cohort, **method)
     evaluate, calls = loop._mean_losses, []
 
     def stop_in_the_fifth(*arguments: object) -> dict[str, float]:
@@ -112,6 +118,27 @@ def test_stopped_and_resumed_is_bitwise_the_same_as_never_stopped(
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert (whole.out / "history.csv").read_bytes() == (broken.out / "history.csv").read_bytes()
     assert not (broken.out / "checkpoint").exists()
+
+
+@pytest.mark.slow
+def test_the_loop_tells_a_condenser_how_far_training_is(
+    tmp_path: Path, cohort: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, tau = [], []
+    plain = SparseLearn.set_progress
+
+    def heard(self: SparseLearn, fraction: float) -> None:
+        plain(self, fraction)
+        told.append(fraction)
+        tau.append(float(self.tau))
+
+    monkeypatch.setattr(SparseLearn, "set_progress", heard)
+    train_classifier(run_in(tmp_path, cohort, condenser="sparselearn", condenser_options=SPARSE))
+    # 14 slides in batches of 8 are two steps; six epochs.
+    assert told == pytest.approx([step / 12 for step in range(12)])
+    assert tau[0] == 1.0
+    assert tau == sorted(tau, reverse=True)
+    assert tau[-1] < 0.1
 
 
 @pytest.mark.slow

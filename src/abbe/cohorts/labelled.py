@@ -43,14 +43,14 @@ class LabelledImage:
 
 
 def expand(sources: Sequence[str | Path]) -> list[Path]:
-    """Folders and zips that hold images: those given, and the zips lying in a folder that was given.
+    """Folders and zips that hold images: those given, and the zips anywhere below a folder that was given.
 
     Raises InputError for what is neither, and where two have one name.
     """
     found: list[Path] = []
     for source in map(Path, sources):
         if source.is_dir():
-            zips = sorted(source.glob("*.zip"))
+            zips = [path for path in sorted(source.rglob("*.zip")) if not path.name.startswith(".")]
             holds = not zips or any(path.is_dir() for path in source.iterdir()) or _members(source)
             found += [*([source] if holds else []), *zips]
         elif zipfile.is_zipfile(source):

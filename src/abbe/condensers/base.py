@@ -88,6 +88,13 @@ class Condenser(nn.Module):
         soft = self.training if soft is None else soft
         return self.condense(batch, self.budgets(batch.lengths, tokens), soft=soft)
 
+    def set_progress(self, fraction: float) -> None:
+        """Told before every training step: the share of all planned steps that is done, in [0, 1).
+
+        For a method whose temperature or budget changes as training goes on; it keeps them in buffers, so that
+        checkpoints do. Most have nothing to change.
+        """
+
     def condense(self, batch: TokenBatch, budgets: list[int], *, soft: bool) -> Condensed:
         """What a method implements. `budgets` has one count ≥ 1 a slide; the batch has been checked."""
         raise NotImplementedError(f"{type(self).__name__} must implement condense")

@@ -88,6 +88,9 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def _odd(path: Path) -> str:
+    if not path.is_file() and not (path.is_dir() and path.suffix.lower() == ZARR):
+        # Nothing is opened: a pipe would wait for ever.
+        return "a link to what is not there" if path.is_symlink() else "no regular file (a pipe, a socket or a device)"
     if path.parent.name == "pt_files" and (path.parent.parent / "h5_files" / f"{path.stem}.h5").is_file():
         return "the same features stand in h5_files, with their coordinates"
     try:

@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
 from abbe.cohorts.dataset import Batches, Labelled, SlideDataset, collate
+from abbe.condensers.base import Condenser
 from abbe.console import progress
 from abbe.errors import AbbeError, CheckpointError
 from abbe.train import checkpoint
@@ -168,10 +169,10 @@ def _train_epoch(
     model.train()
     sums: dict[str, float] = {}
     slides = 0
-    scheduled: list[Any] = [module for module in model.modules() if hasattr(module, "set_progress")]
+    condensers = [module for module in model.modules() if isinstance(module, Condenser)]
     for number, batch in enumerate(loader):
-        for module in scheduled:  # temperatures and budgets that change as training goes on
-            module.set_progress((epoch + number / len(loader)) / epochs)
+        for condenser in condensers:
+            condenser.set_progress((epoch + number / len(loader)) / epochs)
         with accelerator.autocast():
             step = objective(model, batch.to(accelerator.device))
         # Processes average gradients; their losses are sums. World / global count turns the one into the other.
