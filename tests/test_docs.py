@@ -70,3 +70,17 @@ def test_links_and_pictures_exist(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+CITED = re.compile(r"benchmarks/results/([\w.-]+)\.md")
+FIGURE = re.compile(r"-?\d\.\d{3} \[-?\d\.\d{3}, -?\d\.\d{3}\]")
+
+
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if CITED.search(p.read_text(encoding="utf-8"))], ids=lambda p: p.stem
+)
+def test_figures_with_intervals_are_those_of_the_results_a_page_cites(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    results = {name: ROOT / "benchmarks" / "results" / f"{name}.md" for name in CITED.findall(text)}
+    measured = {figure for path in results.values() for figure in FIGURE.findall(path.read_text(encoding="utf-8"))}
+    assert set(FIGURE.findall(text)) <= measured

@@ -60,9 +60,9 @@ class ExportTsne:
             raise ConfigError("give at least one folder of feature files")
         if self.patches < 50:
             raise ConfigError(f"--patches {self.patches}: t-SNE of fewer than 50 patches shows nothing")
-        model = load(self.model)
         if self.out.suffix.lower() != ".png":
             raise ConfigError(f"--out {self.out}: the picture is a PNG; end the name in .png")
+        model = load(self.model)
         short = [place.name if place.is_dir() else place.stem for place in self.features]
         names = short if len(set(short)) == len(short) else [str(place) for place in self.features]
         samples = [
@@ -70,8 +70,14 @@ class ExportTsne:
             for name, place in zip(names, self.features, strict=True)
         ]
         write_bytes(self.out, tsne_picture(samples, merges=model.condenser.merges, seed=self.seed), format="picture")
-        drawn = {one.name: {"slides": one.slides, "patches": len(one.slot)} for one in samples}
-        text = "\n".join(f"{name}: {n['patches']} patches of {n['slides']} slides" for name, n in drawn.items())
+        drawn = {
+            one.name: {"slides": one.slides, "patches": len(one.slot), "tokens": len(set(one.slot.tolist()) - {-1})}
+            for one in samples
+        }
+        text = "\n".join(
+            f"{name}: {n['patches']} patches of {n['slides']} slides, in {n['tokens']} tokens"
+            for name, n in drawn.items()
+        )
         result(f"{text}\n{self.out}", {"out": str(self.out), "cohorts": drawn}, json_output=self.json)
         return 0
 
