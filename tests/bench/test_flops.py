@@ -13,6 +13,7 @@ from abbe.bench.flops import (
     SLIM_PUBLISHED,
     BenchFlops,
     count_condenser,
+    count_decoder,
     counted,
     gigapath_rows,
     model_rows,
@@ -75,6 +76,27 @@ def test_dilated_pairs_one_by_one() -> None:
     assert flops.dilated_pairs(37, 5, [(8, 1), (16, 3)]) == pairs
 
 
+@pytest.mark.parametrize("case", range(4))
+def test_language_models_count_what_the_formula_says(case: int) -> None:
+    """Qwen 2 and 3 of widths drawn at random, run by Transformers on the meta device."""
+    draw = random.Random(200 + case)
+    kv_heads = draw.randint(1, 4)
+    decoder = flops.Decoder(
+        "small",
+        draw.choice(["qwen2", "qwen3"]),
+        hidden=8 * draw.randint(2, 20),
+        layers=draw.randint(1, 4),
+        heads=kv_heads * draw.randint(1, 3),
+        kv_heads=kv_heads,
+        head_width=2 * draw.randint(4, 20),
+        inner=draw.randint(8, 200),
+        vocabulary=draw.randint(10, 500),
+        tied=draw.random() < 0.5,
+    )
+    length = draw.randint(1, 3000)
+    assert count_decoder(decoder, length) == (decoder.prefill(length).total, decoder.kv_bytes(length))
+
+
 def test_language_models_in_known_figures() -> None:
     """7.6 and 4.0 billion parameters, of which the embedding multiplies nothing; 28 or 36 layers of KV heads."""
     parameters = flops.QWEN25_7B.prefill(1).total / 2
@@ -87,6 +109,8 @@ def test_language_models_in_known_figures() -> None:
     slidechat = next(row for row in model_rows() if row.published == 133.3e12)
     assert slidechat.difference_percent == pytest.approx(-50.3, abs=0.1)
     assert "No consistent convention" in slidechat.remark
+    assert "66.2 T" in slidechat.remark
+    assert "it is 38" in slidechat.remark
 
 
 def test_vectors_and_routes_are_counted() -> None:

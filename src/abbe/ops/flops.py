@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 def linear(rows: int, inside: int, outside: int) -> int:
@@ -100,6 +101,7 @@ class Decoder:
     """Widths of a language model, as in its public config.json."""
 
     name: str
+    kind: str
     hidden: int
     layers: int
     heads: int
@@ -107,6 +109,21 @@ class Decoder:
     head_width: int
     inner: int
     vocabulary: int
+    tied: bool
+
+    def config(self) -> dict[str, Any]:
+        """The same widths under the names of Transformers."""
+        return {
+            "model_type": self.kind,
+            "hidden_size": self.hidden,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+            "head_dim": self.head_width,
+            "intermediate_size": self.inner,
+            "vocab_size": self.vocabulary,
+            "tie_word_embeddings": self.tied,
+        }
 
     def prefill(self, length: int) -> Cost:
         """`length` tokens at once: causal attention counted in full, logits for every token (grouped KV, gated MLP)."""
@@ -123,5 +140,5 @@ class Decoder:
 
 
 # Qwen/Qwen2.5-7B-Instruct and Qwen/Qwen3-4B, config.json.
-QWEN25_7B = Decoder("Qwen2.5-7B", 3584, 28, 28, 4, 128, 18944, 152064)
-QWEN3_4B = Decoder("Qwen3-4B", 2560, 36, 32, 8, 128, 9728, 151936)
+QWEN25_7B = Decoder("Qwen2.5-7B", "qwen2", 3584, 28, 28, 4, 128, 18944, 152064, tied=False)
+QWEN3_4B = Decoder("Qwen3-4B", "qwen3", 2560, 36, 32, 8, 128, 9728, 151936, tied=True)
