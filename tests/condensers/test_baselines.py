@@ -133,6 +133,8 @@ def test_streams_say_what_they_cannot_do() -> None:
         stream.update(torch.randn(3, 16))
     with pytest.raises(BagError, match="features are 5 wide"):
         stream.update(torch.randn(3, 5), torch.rand(3, 2))
+    with pytest.raises(BagError, match=r"features came in torch\.float32, now in torch\.float16; a slide has one type"):
+        stream.update(torch.randn(3, 16).half(), torch.rand(3, 2))
 
 
 def test_the_table_of_the_docs_is_the_one_of_the_code() -> None:

@@ -195,6 +195,31 @@ def test_every_condenser_trains_under_both_poolings(
     assert report["figures"]["val"]["auroc"]["n"] == 4
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("pooling", ["abmil", "clam", "dsmil", "transmil"])
+def test_a_head_of_torchmil_trains_and_is_loaded_again(tmp_path: Path, cohort: tuple[Path, Path], pooling: str) -> None:
+    run = run_in(tmp_path / "run", cohort, pooling=pooling, recipe=Recipe(epochs=12, lr=3e-3))
+    assert train_classifier(run)["figures"]["test"]["auroc"]["value"] > 0.85
+    model = abbe.load(tmp_path / "run" / "model")
+    batch = make_batch([9, 4], dim=8)
+    with torch.no_grad():
+        prediction = model(batch)
+    assert (prediction.instance_loss is not None) == (pooling in ("clam", "dsmil"))
+    shares = torch.stack(
+        [part.sum() for part in prediction.attention.split(prediction.condensed.tokens.lengths.tolist())]
+    )
+    torch.testing.assert_close(shares, torch.full((2,), 0.0 if pooling == "transmil" else 1.0))
+
+
+def test_heads_of_torchmil_refuse_classes_they_cannot_serve() -> None:
+    from abbe.models.classifier import Classifier, ClassifierConfig
+
+    with pytest.raises(ConfigError, match=r"pooling 'clam': .* two classes, not 3; abmil is the same pooling"):
+        ClassifierConfig(dim=4, classes=("a", "b", "c"), pooling="clam")
+    with pytest.raises(ConfigError, match="serves two classes, not 3; use abmil, clam or transmil"):
+        Classifier(ClassifierConfig(dim=4, classes=("a", "b", "c"), pooling="dsmil"))
+
+
 def test_refusals_before_any_work(tmp_path: Path, cohort: tuple[Path, Path]) -> None:
     with pytest.raises(ConfigError, match=r"no option 'hiden'\. Did you mean 'hidden'"):
         train_classifier(run_in(tmp_path, cohort, condenser_options=("hiden=8",)))

@@ -33,7 +33,9 @@ _AUTOCAST = torch.autocast
 
 UNPADDED = "1 MAC = 2 FLOP; products of matrices and vectors only; forward; unpadded"
 PADDED = "as unpadded, but head width 48 padded to 64 in attention; ragged last segment; segments=paper"
-WHOLE = "the language model alone; prefill; attention not halved for causality; logits for every token; bfloat16 KV cache"
+WHOLE = (
+    "the language model alone; prefill; attention not halved for causality; logits for every token; bfloat16 KV cache"
+)
 
 SLIDE, GIGAPATH_SLIDE = 17_182, 54_023  # patches of the slide of SLIM's table 5, for it and for Prov-GigaPath
 SLIM_PUBLISHED = {0.0: 2.32e12, 0.5: 1.68e12, 0.6: 1.54e12, 0.7: 1.38e12, 0.8: 1.20e12, 0.9: 0.98e12}

@@ -231,6 +231,7 @@ class Stream:
         self.condenser, self.slide_id = condenser, slide_id
         self.seen = 0
         self._placed: bool | None = None
+        self._dtype: torch.dtype | None = None
 
     @torch.no_grad()
     def update(self, features: Tensor, positions: Tensor | None = None) -> Assignment:
@@ -241,6 +242,12 @@ class Stream:
                 f"{self.condenser.name}: slide {self.slide_id!r}: positions must come with every chunk or none"
             )
         self._placed = positions is not None
+        if self._dtype not in (None, features.dtype):
+            raise BagError(
+                f"{self.condenser.name}: slide {self.slide_id!r}: features came in {self._dtype}, now in "
+                f"{features.dtype}; a slide has one type"
+            )
+        self._dtype = features.dtype
         chunk = TokenBatch(
             features=features,
             positions=positions,

@@ -1,13 +1,15 @@
 """Slide → class: features brought to one scale, a condenser, then a head that pools the weighted tokens.
 
-Head: LayerNorm → pooled over valid tokens → MLP(512, GELU, dropout 0.3), as in the TC-SSA authors' code. Every pooling
-honours `TokenBatch.weight` and `mask`: a plain mean would drown K chosen tokens in N − K noises on a soft path.
+Head: LayerNorm → pooled over valid tokens → MLP(512, GELU, dropout 0.3), as in the TC-SSA authors' code. Pooling
+honours `TokenBatch.weight` and `mask`: a plain mean would drown K chosen tokens in N − K noises on a soft path. Or one
+of torchmil's heads, from the normed tokens to the logits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,10 +18,11 @@ from torch import Tensor, nn
 
 from abbe.condensers import create_condenser
 from abbe.errors import ConfigError
+from abbe.models.torchmil_heads import HEADS, TorchMILHead
 from abbe.ops.segments import segment_softmax, segment_sum, segment_weighted_sum
 from abbe.types import Condensed, TokenBatch
 
-Pooling = Literal["mean", "attention", "summary"]
+Pooling = Literal["mean", "attention", "summary", "abmil", "clam", "dsmil", "transmil"]
 
 
 @dataclass(frozen=True)
@@ -40,21 +43,28 @@ class ClassifierConfig:
             raise ConfigError(f"a classifier needs at least two classes, got {list(self.classes)}")
         if self.pooling not in get_args(Pooling):
             raise ConfigError(f"pooling must be one of {', '.join(get_args(Pooling))}, got {self.pooling!r}")
+        if self.pooling == "clam" and len(self.classes) > 2:
+            raise ConfigError(
+                f"pooling 'clam': torchmil's instance classifiers are made for two classes, not {len(self.classes)}; "
+                "abmil is the same pooling without them"
+            )
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """logits: [B, C].   attention: [T] share of each token in its slide's pooled vector, Σ = 1 a slide; with summary
-    pooling, which reads no token, 0.
+    """logits: [B, C].   attention: [T] share of each token in its slide's pooled vector, Σ = 1 a slide; 0 with summary
+    pooling, which reads no token, and with transmil, whose attention would be a matrix.
 
     condensed: what the condenser gave; `condensed.losses` belong to the training loss.
     auxiliary: [B, C] logits from each of the condenser's own predictions, which training supervises too.
+    instance_loss: labels [B] → scalar summed over slides, what clam and dsmil teach single tokens; None for the others.
     """
 
     logits: Tensor
     attention: Tensor
     condensed: Condensed
     auxiliary: dict[str, Tensor]
+    instance_loss: Callable[[Tensor], Tensor] | None = None
 
     @property
     def probabilities(self) -> Tensor:
@@ -77,12 +87,17 @@ class Classifier(nn.Module):
             raise ConfigError(f"pooling 'summary' needs a condenser that gives one; {config.condenser} has none")
         self.norm = nn.LayerNorm(width)
         self.pool = GatedAttention(width) if config.pooling == "attention" else None
-        self.head = nn.Sequential(
-            nn.Linear(width, config.hidden),
-            nn.GELU(),
-            nn.Dropout(config.dropout),
-            nn.Linear(config.hidden, len(config.classes)),
+        self.head = (
+            TorchMILHead(config.pooling, width=width, classes=len(config.classes))
+            if config.pooling in HEADS
+            else nn.Sequential(
+                nn.Linear(width, config.hidden),
+                nn.GELU(),
+                nn.Dropout(config.dropout),
+                nn.Linear(config.hidden, len(config.classes)),
+            )
         )
+        self.frozen = False
         self.auxiliary = nn.ModuleDict(
             {
                 _module_name(name): nn.Sequential(nn.LayerNorm(width), nn.Linear(width, len(config.classes)))
@@ -94,8 +109,31 @@ class Classifier(nn.Module):
         """Classify every slide of the batch; `tokens` is a budget for this call, where the method allows one."""
         condensed = self.condenser(self.scaler(batch), tokens=tokens)
         auxiliary = {name: self.auxiliary[_module_name(name)](x) for name, x in condensed.predictions.items()}
+        if isinstance(self.head, TorchMILHead):
+            return self._by_torchmil(self.head, condensed, auxiliary)
         pooled, attention = self._pooled(condensed)
         return Prediction(self.head(pooled), attention, condensed, auxiliary)
+
+    def freeze_condenser(self) -> None:
+        """Leave the condenser as it is while the rest trains: no gradient, no noise, no dropout, the hard path."""
+        self.frozen = True
+        self.condenser.requires_grad_(requires_grad=False).eval()
+
+    def train(self, mode: bool = True) -> Classifier:  # noqa: FBT001, FBT002 - torch's own signature
+        super().train(mode)
+        if self.frozen:
+            self.condenser.eval()
+        return self
+
+    def _by_torchmil(self, head: TorchMILHead, condensed: Condensed, auxiliary: dict[str, Tensor]) -> Prediction:
+        kept = condensed.tokens
+        normed = replace(kept, features=self.norm(kept.features))
+        pooled = head(normed)
+        attention = torch.zeros_like(kept.weight)
+        if pooled.attention is not None:
+            attention = segment_softmax(pooled.attention.float(), kept.slide_index, len(kept))
+        teach = partial(head.instance_loss, normed, pooled) if head.name in ("clam", "dsmil") else None
+        return Prediction(pooled.logits, attention, condensed, auxiliary, teach)
 
     def _pooled(self, condensed: Condensed) -> tuple[Tensor, Tensor]:
         """(what the head reads of each slide [B, width], share of each token in it [T])."""

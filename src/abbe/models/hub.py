@@ -45,9 +45,7 @@ def load(name: str | Path, *, revision: str | None = None) -> Classifier:
 
     Raises CheckpointError naming the file that is missing, altered or of another kind.
     """
-    folder = Path(name)
-    if not folder.is_dir():
-        folder = _download(str(name), revision)
+    folder = _folder(name, revision)
     config = _read_config(folder / CONFIG)
     model = Classifier(config)
     weights = folder / WEIGHTS
@@ -65,6 +63,16 @@ def load(name: str | Path, *, revision: str | None = None) -> Classifier:
     if missing or unexpected:
         raise CheckpointError(f"{weights}: does not fit {CONFIG}: missing {missing}, unexpected {unexpected}")
     return model.eval()
+
+
+def weights_sha256(name: str | Path) -> str:
+    """Hash of the weights of a model that `load` can load."""
+    return commit.file_sha256(_folder(name) / WEIGHTS)
+
+
+def _folder(name: str | Path, revision: str | None = None) -> Path:
+    folder = Path(name)
+    return folder if folder.is_dir() else _download(str(name), revision)
 
 
 def _read_config(path: Path) -> ClassifierConfig:

@@ -6,26 +6,28 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 from accelerate import PartialState
 from torch import nn
 from torch.nn import functional as F
+from tyro.conf import arg
 
 from abbe import __version__
 from abbe.cohorts.dataset import Cohort, Item, Labelled, SlideDataset, gather
 from abbe.cohorts.tables import read_labels, split_patients
-from abbe.condensers import create_condenser
+from abbe.condensers import list_condensers
 from abbe.console import result
 from abbe.errors import ConfigError, TableError
 from abbe.metrics.predictions import figures, summary, write_predictions
 from abbe.models.classifier import Classifier, ClassifierConfig, Pooling
-from abbe.models.hub import save_pretrained
+from abbe.models.hub import save_pretrained, weights_sha256
 from abbe.models.predict import predict
 from abbe.store import commit
 from abbe.train import checkpoint
 from abbe.train.loop import Recipe, Step, fit
+from abbe.train.warm_start import CondenserTrain, check_wish, starting_model, take_over
 
 
 @dataclass(frozen=True)
@@ -49,14 +51,18 @@ class TrainClassify:
     """CLAM's splits_k.csv, where the labels have no column split"""
     label: str = "label"
     """column of the labels table to learn"""
-    condenser: str = "tcssa"
+    condenser: Annotated[str, arg(metavar="|".join(list_condensers()))] = "tcssa"
     """method that condenses a slide's patches"""
     tokens: int | float = 32
     """budget: a count, or a keep rate in (0, 1]"""
     condenser_options: tuple[str, ...] = ()
     """further options of the condenser, as name=value, e.g. aux_weight=0.01"""
+    condenser_init: str | None = None
+    """classifier (folder or hub id) whose condenser, with its scale of features, this one starts from"""
+    condenser_train: CondenserTrain = "joint"
+    """joint: the condenser learns with the head; frozen: it stays as --condenser-init gave it"""
     pooling: Pooling = "mean"
-    """how the head pools tokens"""
+    """how the head pools tokens; abmil, clam, dsmil and transmil are torchmil's"""
     standardize: bool = True
     """bring features to zero mean and unit spread by the training patches; --no-standardize takes them as they are"""
     recipe: Recipe = field(default_factory=Recipe)
@@ -96,16 +102,28 @@ def train_classifier(run: TrainClassify) -> dict[str, Any]:
     _check_folder(run, settings)
     if run.resume and commit.is_done(finished):
         return dict(json.loads(finished.read_text(encoding="utf-8")))
+    check_wish(run.condenser_train, run.condenser_init)
     table, cohort = load_cohort(run)
+    start = None
+    if run.condenser_init is not None:
+        start = starting_model(
+            run.condenser_init, run.condenser, width=cohort.width, encoder=cohort.encoder, standardize=run.standardize
+        )
     config = ClassifierConfig(
         dim=cohort.width,
         classes=cohort.classes,
         condenser=run.condenser,
-        condenser_options={"tokens": run.tokens, **parse_options(run.condenser_options)},
+        condenser_options={
+            **(start.config.condenser_options if start else {}),
+            "tokens": run.tokens,
+            **parse_options(run.condenser_options),
+        },
         pooling=run.pooling,
         encoder=cohort.encoder,
     )
-    create_condenser(config.condenser, dim=config.dim, **config.condenser_options)  # refuse bad options before work
+    trial = Classifier(config)  # refuses bad options, and weights that do not fit, before anything is written
+    if start is not None:
+        take_over(trial, start)
     processes.wait_for_everyone()  # until all have seen whether the folder is free
     if processes.is_main_process:
         commit.write_json(run.out / "config.json", settings, format="abbe-config")
@@ -114,7 +132,9 @@ def train_classifier(run: TrainClassify) -> dict[str, Any]:
 
     def build() -> Classifier:
         model = Classifier(config)
-        if run.standardize:
+        if start is not None:
+            take_over(model, start, frozen=run.condenser_train == "frozen")
+        elif run.standardize:
             model.scaler.measure(train[row][0].features for row in range(len(train)))
         return model
 
@@ -144,13 +164,17 @@ def train_classifier(run: TrainClassify) -> dict[str, Any]:
 
 
 def classify_loss(model: nn.Module, batch: Labelled) -> Step:
-    """Cross-entropy of the slides' classes, plus what the condenser adds and its own predictions, unweighted."""
+    """Cross-entropy of the slides' classes, plus what the condenser and the pooling add, and the condenser's own
+    predictions: unweighted.
+    """
     prediction = model(batch.bags)
     n = len(batch.labels)
     task = F.cross_entropy(prediction.logits.float(), batch.labels, reduction="sum")
     extra = sum((loss * n for loss in prediction.condensed.losses.values()), task.new_zeros(()))
     for logits in prediction.auxiliary.values():
         extra = extra + F.cross_entropy(logits.float(), batch.labels, reduction="sum")
+    if prediction.instance_loss is not None:
+        extra = extra + prediction.instance_loss(batch.labels)
     return Step(task + extra, task, n, prediction.condensed.metrics)
 
 
@@ -226,6 +250,8 @@ def _evaluate(
         "abbe": __version__,
         "condenser": run.condenser,
         "tokens": run.tokens,
+        "condenser_train": run.condenser_train,
+        "condenser_init_sha256": weights_sha256(run.condenser_init) if run.condenser_init else None,
         "pooling": run.pooling,
         "seed": run.recipe.seed,
         "slides": {split: len(items) for split, items in cohort.splits.items()},

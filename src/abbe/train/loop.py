@@ -169,7 +169,8 @@ def _train_epoch(
     model.train()
     sums: dict[str, float] = {}
     slides = 0
-    condensers = [module for module in model.modules() if isinstance(module, Condenser)]
+    # One that is frozen is in eval mode here too, and past all schedules.
+    condensers = [module for module in model.modules() if isinstance(module, Condenser) and module.training]
     for number, batch in enumerate(loader):
         for condenser in condensers:
             condenser.set_progress((epoch + number / len(loader)) / epochs)
