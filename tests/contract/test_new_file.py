@@ -11,6 +11,8 @@ import torch
 
 from abbe import condensers
 from abbe.bench.flops import other_rows
+from abbe.bench.needle import BenchNeedle, bench_needle, markdown
+from abbe.cohorts.bank import BankPlan
 from abbe.condensers import condenser_class, list_condensers, markdown_table
 from abbe.models.hub import load
 from abbe.train.classify import TrainClassify
@@ -79,6 +81,17 @@ def test_a_new_file_trains_and_is_loaded_again(largest: str, tmp_path: Path) -> 
     assert run.run() == 0
     scale = load(str(tmp_path / "run" / "model")).condenser.scale
     assert not torch.equal(scale, torch.ones_like(scale))
+
+
+@pytest.mark.slow
+def test_a_new_file_is_measured_by_the_needle_benchmark(largest: str, tmp_path: Path) -> None:
+    run = BenchNeedle(
+        tmp_path, condensers=(largest, "none"), tokens=5, fractions=(0.05,), seeds=(0,), rates=(1e-3,), epochs=1,
+        slides=(12, 6, 8), patches=40, bank=BankPlan(sites=1, normal=(1, 1, 1), tumour=(1, 1, 1)), draws=50, workers=1,
+    )  # fmt: skip
+    text = markdown(bench_needle(run))
+    assert "| largest-5-attention | 0." in text or "| largest-5-attention | 1." in text
+    assert "| largest-5-attention − none-1-attention |" in text
 
 
 def test_a_new_file_stands_in_the_tables(largest: str) -> None:

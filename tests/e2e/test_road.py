@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from abbe.bench.texture import BenchTexture, bench_texture
 from abbe.cohorts.bank import BankPlan
 from abbe.cohorts.phantom import NeedlePlan
 from abbe.demo import Demo, tour
-from abbe.errors import BagError, CheckpointError
+from abbe.errors import BagError, CheckpointError, ConfigError
 from abbe.models.classifier import Classifier, ClassifierConfig
 from abbe.models.condense import condense_slide, read_tokens
 from abbe.models.hub import save_pretrained
@@ -129,6 +130,11 @@ def test_the_needle_benchmark_in_small(tmp_path: Path) -> None:
     text = markdown(found)
     for name in ("tcssa-32-attention", "random-32-attention", "mean-1-mean", "none-1-attention", "ceiling"):
         assert f"| {name} | 0." in text or f"| {name} | 1." in text
+    assert set(found["minus_none"]) == {"tcssa-32-attention", "random-32-attention", "mean-1-mean"}
+    with pytest.raises(ConfigError, match=r"unknown name 'tcsa' in condensers\. Did you mean 'tcssa'"):
+        bench_needle(replace(run, condensers=("tcsa",)))
+    with pytest.raises(ConfigError, match="--condensers none none: name at least one method, and each once"):
+        bench_needle(replace(run, condensers=("none", "none")))
 
 
 def test_the_texture_benchmark_in_small() -> None:

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from tyro.conf import arg
 
 from abbe.bench.record import about, circumstances, table, write_result
 from abbe.cohorts.bank import BankPlan, PatchBank, bank
 from abbe.cohorts.phantom import NeedlePlan, features_folder, seen_scores, write_needle_cohort
+from abbe.condensers import condenser_class, list_condensers
 from abbe.console import result, say
+from abbe.errors import ConfigError
 from abbe.evaluate.compare import Contender, over_seeds, paired_difference, predictions_on_test, scored, train_all
 from abbe.metrics.plots import evidence_curves
 from abbe.train.loop import Recipe
 
-UPPER = Contender("none", 1.0, "attention")
-CONTENDERS = (
-    Contender("tcssa", 32, "attention"),
-    Contender("random", 32, "attention"),
-    Contender("mean", 1, "mean"),
-    UPPER,
-)
+# What a budget means nothing to; every other method gets --tokens and a head that attends.
+ENDS = {"none": Contender("none", 1.0, "attention"), "mean": Contender("mean", 1, "mean")}
+UPPER = ENDS["none"]
+METHODS = arg(metavar=f"[{'|'.join(list_condensers())} ...]")
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class BenchNeedle:
 
     Example:
       abbe bench needle --out bench-needle --results benchmarks/results
+      abbe bench needle --out bench-needle --condensers tcssa sparselearn none --fractions 0.01
 
     Each method's learning rate is the one of --rates with the lowest validation loss at the fraction --tune-at (first
     seed); test slides play no part in it. Every run has the same number of epochs at a constant learning rate, and
@@ -40,6 +42,10 @@ class BenchNeedle:
     """working folder: bank, cohorts, runs"""
     results: Path | None = None
     """folder for the dated result (json, md, png); none is written without it"""
+    condensers: Annotated[tuple[str, ...], METHODS] = ("tcssa", "random", "mean", "none")
+    """methods to compare, any that is registered; with none among them each is also compared with it"""
+    tokens: int = 32
+    """budget of those that have one"""
     fractions: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1)
     """evidence: shares of a slide's patches that are tumour"""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -79,23 +85,24 @@ class BenchNeedle:
 
 def bench_needle(run: BenchNeedle) -> dict[str, Any]:
     """Everything the benchmark measures, as plain JSON values."""
+    entered = contenders(run)
     rows = bank(run.bank, run.out / "bank", workers=run.workers)
     rates = _choose_rates(run, rows)
-    curves: dict[str, list[dict[str, Any]]] = {c.name: [] for c in CONTENDERS}
+    curves: dict[str, list[dict[str, Any]]] = {c.name: [] for c in entered}
     curves |= {"ceiling": [], "oracle": []}
-    differences: list[dict[str, Any]] = []
+    differences: dict[str, list[dict[str, Any]]] = {c.name: [] for c in entered if UPPER in entered and c is not UPPER}
     difficulty: dict[str, Any] = {}
     for fraction in run.fractions:
         cohort, record = _cohort(run, rows, fraction)
         difficulty = record["difficulty"]
         reports = _train(run, cohort, rates)
-        tables = {c.name: predictions_on_test(cohort / "runs", c.name, run.seeds) for c in CONTENDERS}
+        tables = {c.name: predictions_on_test(cohort / "runs", c.name, run.seeds) for c in entered}
         for name, reported in tables.items():
             point: dict[str, Any] = {"fraction": fraction}
             point |= {m: over_seeds(reported, m, draws=run.draws).as_dict() for m in ("auroc", "balanced_accuracy")}
             point["epochs"] = [r["epochs"] for r in reports[name]]
             curves[name].append(point)
-        first = tables[UPPER.name][0]
+        first = tables[entered[0].name][0]
         labels = (first["label"] == "b").to_numpy(int)
         cases = first["case_id"].tolist()
         seen = seen_scores(cohort, rows, first["slide_id"].tolist())
@@ -105,10 +112,11 @@ def bench_needle(run: BenchNeedle) -> dict[str, Any]:
         # The oracle reads the truth map, in which the subtype stands.
         oracle = scored(labels, labels.astype(float), cases, draws=run.draws).as_dict()
         curves["oracle"].append({"fraction": fraction, "auroc": oracle})
-        gap = paired_difference(tables[CONTENDERS[0].name], tables[UPPER.name], "auroc", draws=run.draws)
-        differences.append({"fraction": fraction, "auroc": gap.as_dict()})
+        for name, points in differences.items():
+            gap = paired_difference(tables[name], tables[UPPER.name], "auroc", draws=run.draws)
+            points.append({"fraction": fraction, "auroc": gap.as_dict()})
         say(f"needle {100 * fraction:g} %: done")
-    for points in (*curves.values(), differences):
+    for points in (*curves.values(), *differences.values()):
         points.sort(key=lambda point: float(point["fraction"]))  # whatever order they were asked for in
     return {
         "circumstances": circumstances(_command(run)),
@@ -123,14 +131,24 @@ def bench_needle(run: BenchNeedle) -> dict[str, Any]:
         },
         "difficulty": difficulty,
         "curves": curves,
-        "tcssa_minus_none": differences,
+        "minus_none": differences,
     }
+
+
+def contenders(run: BenchNeedle) -> list[Contender]:
+    """The methods to compare. Raises ConfigError for one that is unknown, or named twice."""
+    if len(set(run.condensers)) != len(run.condensers) or not run.condensers:
+        raise ConfigError(f"--condensers {' '.join(run.condensers)}: name at least one method, and each once")
+    for name in run.condensers:
+        condenser_class(name)
+    return [ENDS.get(name, Contender(name, run.tokens, "attention")) for name in run.condensers]
 
 
 def _command(run: BenchNeedle) -> str:
     """The command line of this run, every setting that could differ spelt out."""
     lists = {"fractions": run.fractions, "seeds": run.seeds, "rates": run.rates, "slides": run.slides}
     words = [f"--{name} {' '.join(f'{value:g}' for value in values)}" for name, values in lists.items()]
+    words += [f"--condensers {' '.join(run.condensers)}", f"--tokens {run.tokens}"]
     words += [f"--tune-at {run.tune_at:g}", f"--patches {run.patches}", f"--epochs {run.epochs}"]
     return f"abbe bench needle --out OUT {' '.join(words)}"
 
@@ -146,12 +164,12 @@ def _cohort(run: BenchNeedle, rows: PatchBank, fraction: float) -> tuple[Path, d
 
 def _choose_rates(run: BenchNeedle, rows: PatchBank) -> dict[str, float]:
     if len(run.rates) == 1:
-        return {c.name: run.rates[0] for c in CONTENDERS}
+        return {c.name: run.rates[0] for c in contenders(run)}
     cohort, _ = _cohort(run, rows, run.tune_at)
-    losses: dict[str, dict[float, float]] = {c.name: {} for c in CONTENDERS}
+    losses: dict[str, dict[float, float]] = {c.name: {} for c in contenders(run)}
     for rate in run.rates:
         reports = train_all(
-            CONTENDERS,
+            contenders(run),
             features=features_folder(cohort, run.bank.encoder),
             labels=cohort / "labels.csv",
             out=cohort / f"tune-{rate:g}",
@@ -169,7 +187,7 @@ def _train(run: BenchNeedle, cohort: Path, rates: dict[str, float]) -> dict[str,
     reports: dict[str, list[dict[str, Any]]] = {}
     for rate in sorted(set(rates.values())):
         reports |= train_all(
-            [c for c in CONTENDERS if rates[c.name] == rate],
+            [c for c in contenders(run) if rates[c.name] == rate],
             features=features_folder(cohort, run.bank.encoder),
             labels=cohort / "labels.csv",
             out=cohort / "runs",
@@ -186,7 +204,8 @@ def markdown(found: dict[str, Any]) -> str:
     settings, curves = found["settings"], found["curves"]
     fractions = [point["fraction"] for point in curves["oracle"]]
     rows = [[name, *(_shown(point["auroc"]) for point in points)] for name, points in curves.items()]
-    rows.append(["tcssa − none", *(_shown(point["auroc"]) for point in found["tcssa_minus_none"])])
+    for name, points in found["minus_none"].items():
+        rows.append([f"{name} − {UPPER.name}", *(_shown(point["auroc"]) for point in points)])
     columns = ["AUROC [95 %]", *(f"{100 * fraction:g} %" for fraction in fractions)]
     rates = ", ".join(f"{name} {rate:g}" for name, rate in settings["learning_rates"].items())
     chosen = ", chosen on validation slides" if settings["rates_tried"] > 1 else ""
