@@ -12,6 +12,7 @@ from abbe.condensers import create_condenser
 from abbe.condensers.slim import Cropr, Slim, keep_schedule
 from abbe.errors import ConfigError, MissingCoordinates
 from builders import make_batch
+from contract.checks import trains_in_bf16
 
 DIM = 16
 
@@ -121,18 +122,7 @@ def test_dropped_patches_speak_through_those_that_stay() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"gradient_checkpointing": True}])
 def test_trains_in_bf16(options: dict[str, object]) -> None:
-    """Under autocast with float32 weights, and with weights and features in bf16."""
-    batch = make_batch([40, 9, 1])
-    for dtype in (torch.float32, torch.bfloat16):
-        condenser = make(**options).to(dtype).train()
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.float32):
-            condensed = condenser(batch.to(dtype=dtype))
-        assert condensed.tokens.features.dtype == dtype
-        outputs = [condensed.tokens.features, *condensed.predictions.values()]
-        torch.stack([value.float().square().sum() for value in outputs]).sum().backward()
-        assert all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in condenser.parameters())
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.float32):
-            assert condenser.eval()(batch.to(dtype=dtype)).tokens.features.dtype == dtype
+    trains_in_bf16(lambda: make(**options))
 
 
 def test_refusals() -> None:

@@ -16,6 +16,7 @@ from abbe.errors import ConfigError, InputError
 from abbe.ops import naive
 from abbe.types import Condensed, TokenBatch
 from builders import make_batch
+from contract.checks import trains_in_bf16
 
 DIM = 16
 
@@ -256,18 +257,7 @@ def test_a_pointwise_scorer_streams() -> None:
     "options", [{}, {"context": "full", "denoiser": "global"}, {"context": "none", "selector": "ste"}]
 )
 def test_trains_in_bf16(options: dict[str, object]) -> None:
-    """Under autocast with float32 weights, and with weights and features in bf16."""
-    batch = make_batch([40, 9, 1])
-    for dtype in (torch.float32, torch.bfloat16):
-        condenser = make(**options).to(dtype).train()
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.float32):
-            condensed = condenser(batch.to(dtype=dtype))
-        assert condensed.tokens.features.dtype == dtype
-        outputs = [condensed.tokens.features, *condensed.predictions.values()]
-        torch.stack([value.float().square().sum() for value in outputs]).sum().backward()
-        assert all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in condenser.parameters())
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.float32):
-            assert condenser.eval()(batch.to(dtype=dtype)).tokens.features.dtype == dtype
+    trains_in_bf16(lambda: make(**options))
 
 
 def test_refusals() -> None:

@@ -322,3 +322,24 @@ def a_batch_on_another_device_is_refused(cls: type[Condenser], name: str) -> Non
     if cls.trainable:
         with pytest.raises(InputError, match=f"{name} is on cpu, the batch on meta; move one of them"):
             run(make(cls, name), make_batch([3], dim=DIM).to("meta"))
+
+
+@check
+def it_trains_in_bf16(cls: type[Condenser], name: str) -> None:
+    if cls.trainable:
+        trains_in_bf16(lambda: make(cls, name))
+
+
+def trains_in_bf16(build: Callable[[], Condenser]) -> None:
+    """Under autocast with float32 weights, and with weights and features in bf16."""
+    batch = make_batch([40, 9, 1], dim=DIM)
+    for dtype in (torch.float32, torch.bfloat16):
+        condenser = build().to(dtype).train()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.float32):
+            condensed = condenser(batch.to(dtype=dtype))
+        assert condensed.tokens.features.dtype == dtype
+        outputs = [condensed.tokens.features, *condensed.predictions.values()]
+        torch.stack([value.float().square().sum() for value in outputs]).sum().backward()
+        assert all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in condenser.parameters())
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.float32):
+            assert condenser.eval()(batch.to(dtype=dtype)).tokens.features.dtype == dtype
