@@ -20,40 +20,8 @@ from abbe.train.loop import Recipe
 from builders import write_cohort
 from contract.checks import CHECKS
 
-FILE = '''
-"""The K patches of largest norm, through a learned scale."""
-
-import torch
-from torch import nn
-
-from abbe.condensers.base import Condenser, gather
-
-
-class Largest(Condenser):
-    """One token: the mean of the K patches of largest norm, each feature scaled by a learned factor."""
-
-    small = {"tokens": 4}
-    merges = True
-    cuts_mass = True
-    trainable = True
-
-    def __init__(self, *, dim: int, tokens: int = 8) -> None:
-        super().__init__(dim=dim, tokens=tokens)
-        self.scale = nn.Parameter(torch.ones(dim))
-
-    def count(self, lengths, *, tokens=None, soft=False):
-        return [1] * len(lengths)
-
-    def condense(self, batch, budgets, *, soft):
-        from dataclasses import replace
-
-        groups = torch.full((len(batch.features),), -1)
-        norms = batch.features.detach().float().norm(dim=1).masked_fill(~batch.mask, -1)
-        for start, part, k in zip(batch.offsets.tolist(), norms.split(batch.lengths.tolist()), budgets):
-            groups[start + part.topk(min(k, len(part))).indices] = 0
-        scaled = replace(batch, features=batch.features * self.scale.to(batch.features.dtype))
-        return gather(scaled, groups, [1] * len(batch))
-'''
+PAGE = Path(__file__).parents[2] / "docs" / "methods" / "adding.md"
+FILE = PAGE.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]  # what the docs tell people to write
 
 
 @pytest.fixture

@@ -128,6 +128,30 @@ def test_properties(lengths: list[int], k: int, top_k: int, dtype: torch.dtype, 
     assert not got.centres[~got.taken].any()
 
 
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.integers(1, 40), min_size=1, max_size=5),
+    st.integers(1, 6),
+    st.integers(1, 4),
+    st.floats(-50, 50),
+    st.integers(0, 2**31),
+)
+def test_shifting_and_constant_logits(lengths: list[int], k: int, top_k: int, shift: float, seed: int) -> None:
+    """A constant added to all of a token's logits moves the normalizer alone; equal logits give each route 1 / K."""
+    torch.manual_seed(seed)
+    offsets, t = offsets_of(lengths), sum(lengths)
+    x, logits, ones = torch.randn(t, 3).double(), torch.randn(t, k).double(), torch.ones(t).double()
+    plain, moved = (routed_mean(x, z, offsets, amount_T=ones, top_k=top_k) for z in (logits, logits + shift))
+    for name in ("centres", "mass", "weight", "share"):
+        torch.testing.assert_close(getattr(moved, name), getattr(plain, name), atol=1e-9, rtol=1e-9)
+    assert torch.equal(moved.index, plain.index)
+    torch.testing.assert_close(moved.log_normalizer, plain.log_normalizer + shift)
+    level = routed_mean(x, torch.full_like(logits, shift), offsets, amount_T=ones, top_k=top_k)
+    torch.testing.assert_close(level.weight, torch.full_like(level.weight, 1 / k))
+    torch.testing.assert_close(level.share, torch.full_like(level.share, 1 / k))
+    torch.testing.assert_close(level.mass.sum(1), torch.tensor(lengths).double() * min(top_k, k) / k)
+
+
 def test_noise_is_what_one_draw_of_all_logits_gives_and_clean_logits_stay_clean() -> None:
     x, gate, offsets, ones = torch.randn(5000, 4), torch.randn(8, 4), offsets_of([5000]), torch.ones(5000)
     torch.manual_seed(3)
