@@ -16,6 +16,7 @@ A message names the file or object, the key, the value found, and what would be 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 
 
@@ -60,10 +61,18 @@ class StoreError(AbbeError):
     """A file in an output folder that is missing, torn, altered or not ours."""
 
 
-def nearest(name: str, choices: Iterable[str]) -> str:
+def check_range(owner: str, least: float, below: float = math.inf, **options: float) -> None:
+    """Raise ConfigError for an option that is not a number in [least, below)."""
+    for option, value in options.items():
+        if not least <= value < below:  # NaN fails too
+            right = f"at least {least:g}" + ("" if below == math.inf else f" and below {below:g}")
+            raise ConfigError(f"{owner}: {option} must be {right}, got {value!r}")
+
+
+def nearest(name: object, choices: Iterable[str]) -> str:
     """A closing sentence for an error about an unknown `name`: the nearest choice, or all of them."""
     known = sorted(choices)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     if close:
         return f"Did you mean {close[0]!r}?"
     return f"Known: {', '.join(known) or 'none'}."

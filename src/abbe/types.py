@@ -236,16 +236,19 @@ class TokenBatch:
             raise IndexError(f"slide {b} of a batch of {len(self)}")
         b %= len(self)
         rows = slice(int(self.offsets[b]), int(self.offsets[b + 1]))
-        return TokenBatch(
-            features=self.features[rows],
+        one = torch.tensor([0, rows.stop - rows.start])
+        return self.rows(rows, one, lengths0=self.lengths0[b : b + 1], slide_ids=(self.slide_ids[b],))
+
+    def rows(self, rows: Tensor | slice, offsets: Tensor, **of_slides: Any) -> TokenBatch:
+        """These tokens only, slide after slide. offsets: [B+1], where each slide begins among them."""
+        names = ("features", "mass", "mask", "weight", "origin")
+        taken = {name: getattr(self, name)[rows] for name in names}
+        return replace(
+            self,
+            **taken,
             positions=None if self.positions is None else self.positions[rows],
-            mass=self.mass[rows],
-            mask=self.mask[rows],
-            weight=self.weight[rows],
-            origin=self.origin[rows],
-            offsets=torch.tensor([0, rows.stop - rows.start]),
-            lengths0=self.lengths0[b : b + 1],
-            slide_ids=(self.slide_ids[b],),
+            offsets=offsets,
+            **of_slides,
         )
 
     def __iter__(self) -> Iterator[TokenBatch]:
@@ -362,7 +365,7 @@ class Condensed:
 
     tokens: the new tokens.  assignment: where the patches of the stage's input went.
     summary: [B, D] or None; a slide-level vector such as `[CLS]`, not a token.
-    dropped: [B] int64 on the CPU, patches that went nowhere.
+    dropped: [B] int64 on the CPU, tokens of the stage's input (patches, for the first) that went nowhere.
     losses: weighted scalars, to be added to the task's loss.  metrics: raw values worth a curve.
     predictions: auxiliary outputs that a model's own heads supervise.
     """

@@ -53,6 +53,18 @@ def test_kmeans_on_a_sample_still_assigns_every_patch() -> None:
     assert condensed.tokens.mass.tolist() == [EACH] * 4
 
 
+def test_merge_looks_for_neighbours_by_place_and_not_by_row() -> None:
+    """Two tissues far apart; rows take turns between them. Windows of eight along the curve never hold both."""
+    generator = torch.Generator().manual_seed(2)
+    near, far = torch.rand(16, 2, generator=generator) * 3, torch.rand(16, 2, generator=generator) * 3 + 500
+    positions = torch.stack([near, far], 1).flatten(0, 1)
+    batch = replace(make_batch([32]), positions=positions, features=torch.randn(32, 16, generator=generator))
+    merge = create_condenser("merge", dim=16, tokens=16, window=8)
+    placed, bare = (merge(b).assignment.index[:, 0] for b in (batch, replace(batch, positions=None)))
+    assert not set(placed[0::2].tolist()) & set(placed[1::2].tolist())
+    assert set(bare[0::2].tolist()) & set(bare[1::2].tolist())
+
+
 def test_merge_without_positions_goes_by_the_order_of_the_bag() -> None:
     batch = replace(kinds(), positions=None)
     condensed = create_condenser("merge", dim=16, tokens=4)(batch)
@@ -135,6 +147,8 @@ def test_streams_say_what_they_cannot_do() -> None:
         stream.update(torch.randn(3, 5), torch.rand(3, 2))
     with pytest.raises(BagError, match=r"features came in torch\.float32, now in torch\.float16; a slide has one type"):
         stream.update(torch.randn(3, 16).half(), torch.rand(3, 2))
+    with pytest.raises(BagError, match="slide 'slide': a chunk without patches; leave empty ones out"):
+        stream.update(torch.randn(0, 16), torch.rand(0, 2))
 
 
 def test_the_table_of_the_docs_is_the_one_of_the_code() -> None:

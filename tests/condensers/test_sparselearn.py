@@ -191,6 +191,66 @@ def test_gumbel_noise_is_for_the_soft_path_only() -> None:
     assert torch.equal(condenser.eval()(batch).tokens.origin, condenser(batch).tokens.origin)
 
 
+def test_gumbel_noise_has_its_mean_and_spread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal scores standardise to 0, so what Soft Top-K is given is the noise: mean 0.577, std π / √6, skewed right."""
+    given: list[Tensor] = []
+
+    def watched(u: Tensor, *arguments: object) -> Tensor:
+        given.append(u.detach())
+        return torch.zeros(1)
+
+    monkeypatch.setattr("abbe.condensers.sparselearn.soft_topk", watched)
+    condenser = make(context="none", selector="gumbel", tau_start=1.0)
+    torch.nn.init.zeros_(condenser.scorer.leave.weight)
+    soft(condenser, make_batch([20_000]))
+    noise = given[0]
+    assert float(noise.mean()) == pytest.approx(0.5772, abs=0.03)
+    assert float(noise.std()) == pytest.approx(math.pi / math.sqrt(6), rel=0.03)
+    assert float((noise - noise.mean()).pow(3).mean() / noise.std() ** 3) == pytest.approx(1.14, abs=0.25)
+
+
+def test_the_weight_that_came_in_is_kept() -> None:
+    batch = make_batch([40, 9])
+    half = replace(batch, weight=torch.full_like(batch.weight, 0.5))
+    for condenser, path in ((make().train(), True), (make().eval(), False)):
+        whole, halved = (float(condenser(b, soft=path).tokens.weight.detach().sum()) for b in (batch, half))
+        assert halved == pytest.approx(whole / 2, rel=1e-4)
+
+
+def test_the_share_left_out_is_one_of_what_came_in() -> None:
+    slots = create_condenser("kmeans", dim=DIM, tokens=8)(make_batch([40, 9])).tokens
+    condensed = make().eval()(slots)
+    assert condensed.dropped.tolist() == [4, 4]
+    assert float(condensed.metrics["dropped_share"]) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+def test_latent_scorer_by_its_equations(heads: int) -> None:
+    """Latents read the tokens, tokens read the latents, both with `heads` heads, then an MLP; residuals around each."""
+    scorer = make(scorer_width=8, heads=heads, layers=2).scorer.double()
+    x = torch.randn(11, DIM, dtype=torch.float64)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out, w = torch.zeros_like(q), 8 // heads
+        for h in range(heads):
+            at = slice(h * w, (h + 1) * w)
+            out[:, at] = (q[:, at] @ k[:, at].T / math.sqrt(w)).softmax(1) @ v[:, at]
+        return out
+
+    def norm(part: nn.LayerNorm, rows: Tensor) -> Tensor:
+        return F.layer_norm(rows, (8,), part.weight, part.bias)
+
+    y, latents = scorer.enter(x), scorer.latents
+    for block in scorer.blocks:
+        q, k, v = block.qkv(norm(block.norm1, y)).chunk(3, 1)
+        latents = latents + block.latent_out(attend(block.latent_q(norm(block.latent_norm1, latents)), k, v))
+        keys, values = block.latent_kv(norm(block.latent_norm2, latents)).chunk(2, 1)
+        y = y + block.out(attend(q, keys, values))
+        y = y + block.mlp[2](F.gelu(block.mlp[0](norm(block.norm2, y))))
+    expected = (norm(scorer.norm, y) @ scorer.leave.weight.T).squeeze(1)
+    torch.testing.assert_close(scorer(x, torch.tensor([0, 11])).double(), expected, atol=1e-6, rtol=0)
+
+
 def test_schedules_are_kept_with_the_weights() -> None:
     condenser = make(tau_start=0.5, budget_start=1.0)
     batch = make_batch([40])

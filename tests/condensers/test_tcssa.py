@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from abbe.condensers import create_condenser
 from abbe.condensers.tcssa import TCSSA, SlotExperts
 from abbe.errors import ConfigError
+from abbe.types import Bag, TokenBatch
 from builders import make_batch
 
 DIM = 16
@@ -133,5 +135,34 @@ def test_shared_experts_and_gate_bias_are_one_argument_away() -> None:
 
 
 def test_slots_must_be_a_count() -> None:
-    with pytest.raises(ConfigError, match=r"a number of slots, an int; got 0\.5"):
+    with pytest.raises(ConfigError, match=r"condenser 'tcssa': tokens must be int, got 0\.5"):
         create_condenser("tcssa", dim=DIM, tokens=0.5)
+    with pytest.raises(ConfigError, match=r"a number of slots, an int; got 0\.5"):
+        TCSSA(dim=DIM, tokens=0.5)  # type: ignore[arg-type]
+
+
+def test_defaults_are_the_paper_s() -> None:
+    stated = {"tokens": 32, "top_k": 2, "noise": 0.1, "hidden": 512, "dropout": 0.25, "aux_weight": 0.1}
+    ablations = {"shared_experts": False, "gate_bias": False}
+    assert create_condenser("tcssa", dim=DIM).config == {"dim": DIM, **stated, **ablations}
+
+
+def test_experts_drop_out_in_training_only() -> None:
+    batch = make_batch([40], dim=DIM)
+    condenser = create_condenser("tcssa", dim=DIM, tokens=4, hidden=8, noise=0.0, dropout=0.5)
+    assert not torch.equal(condenser.train()(batch).tokens.features, condenser(batch).tokens.features)
+    assert torch.equal(condenser.eval()(batch).tokens.features, condenser(batch).tokens.features)
+
+
+def test_a_patch_of_mass_two_is_that_patch_twice() -> None:
+    batch = make_batch([6], dim=DIM)
+    condenser = create_condenser("tcssa", dim=DIM, tokens=3, hidden=8).eval()
+    twice = TokenBatch.pack([Bag(torch.cat([batch.features, batch.features[2:3]]), None, None, "slide0")])
+    heavy, weighty = (torch.ones(6).index_fill(0, torch.tensor([2]), x) for x in (2.0, 4.0))
+    expected = condenser(twice)
+    for mass, weight in ((heavy, torch.ones(6)), (weighty, torch.ones(6).index_fill(0, torch.tensor([2]), 0.5))):
+        got = condenser(replace(batch, mass=mass, weight=weight))
+        torch.testing.assert_close(got.tokens.features, expected.tokens.features)
+        torch.testing.assert_close(got.tokens.mass, expected.tokens.mass)
+        for name, loss in expected.losses.items():
+            torch.testing.assert_close(got.losses[name], loss)

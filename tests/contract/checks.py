@@ -5,7 +5,9 @@ The list is read by test_contract.py. A check that does not apply to a method's 
 
 from __future__ import annotations
 
+import copy
 import inspect
+import pickle
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -202,12 +204,31 @@ def a_stream_gives_the_tokens_of_a_call(cls: type[Condenser], name: str) -> None
     assert torch.equal(streamed.dropped, whole.dropped)
     assert len(streamed.assignment.index) == 0
     assert set(streamed.losses) == set(whole.losses)
+    assert set(streamed.metrics) == set(whole.metrics)
     for key, loss in streamed.losses.items():
         torch.testing.assert_close(loss, whole.losses[key])
     if cls.merges:
         assert torch.equal(torch.cat([chunk.index for chunk in chunks]), whole.assignment.index)
     with pytest.raises(BagError, match="no patches"):
         condenser.stream("empty").finish()
+
+
+@check
+def a_stream_of_half_precision_keeps_what_a_call_keeps(cls: type[Condenser], name: str) -> None:
+    if not cls.streams:
+        return
+    for dtype in (torch.bfloat16, torch.float16):
+        batch = make_batch([300], dim=DIM).to(dtype=dtype)
+        condenser = make(cls, name)
+        whole, stream = run(condenser, batch), condenser.stream("slide0")
+        for rows in torch.arange(300).split(77):
+            stream.update(batch.features[rows], batch.positions[rows])  # type: ignore[index]
+        streamed = stream.finish()
+        assert streamed.tokens.features.dtype == dtype
+        assert torch.equal(streamed.tokens.origin, whole.tokens.origin)
+        torch.testing.assert_close(
+            streamed.tokens.features.float(), whole.tokens.features.float(), atol=0.02, rtol=0.02
+        )
 
 
 @check
@@ -221,8 +242,9 @@ def assignment_covers_every_patch_it_does_not_drop(cls: type[Condenser], name: s
 
 @check
 def masked_tokens_are_not_routed(cls: type[Condenser], name: str) -> None:
-    """A masked token must leave no trace in a merged token, whatever stands in it."""
-    if not cls.merges:
+    """A masked token must leave no trace in a merged token, whatever stands in it; nor is it selected."""
+    if cls.selects:
+        masked_tokens_are_not_selected(cls, name)
         return
     batch = make_batch([6], dim=DIM)
     mask = torch.tensor([True, True, False, True, True, True])
@@ -232,6 +254,52 @@ def masked_tokens_are_not_routed(cls: type[Condenser], name: str) -> None:
         results.append(run(condenser, TokenBatch(**{**vars(batch), "features": features, "mask": mask})))
     assert torch.equal(results[0].tokens.features, results[1].tokens.features)
     assert results[0].assignment.index[2].tolist() == [-1] * results[0].assignment.index.shape[1]
+
+
+def masked_tokens_are_not_selected(cls: type[Condenser], name: str) -> None:
+    batch = make_batch([12, 5], dim=DIM)
+    mask = torch.tensor([True, False] * 6 + [True] * 5)
+    condenser, results = make(cls, name, **({} if name == "none" else {"tokens": 4})), []
+    for garbage in (0.0, 1e3):
+        features = torch.where(mask[:, None], batch.features, garbage)
+        results.append(run(condenser, TokenBatch(**{**vars(batch), "features": features, "mask": mask})))
+    first, second = results
+    valid = first.tokens.mask
+    assert torch.equal(first.tokens.features[valid], second.tokens.features[valid])
+    for slide, many in zip(first.tokens, (6, 5), strict=True):
+        assert int(slide.mask.sum()) == (many if name == "none" else 4)
+    if name != "none":  # which chooses nothing, and hands an empty slot on as one
+        assert bool(valid.all())
+        assert not bool((first.assignment.index[:, 0] >= 0)[~mask].any())
+        assert first.dropped.tolist() == [2, 1]
+        with pytest.raises(BagError, match=f"{name}: all tokens of slide 'slide0' are masked"):
+            run(condenser, TokenBatch(**{**vars(batch), "mask": torch.arange(17) >= 12}))
+
+
+@check
+def a_merged_token_is_the_mean_of_its_patches_by_mass(cls: type[Condenser], name: str) -> None:
+    """Where each patch goes to one token whole. (Slots with experts and cut weights have tests of their own.)"""
+    if not cls.merges or cls.trainable:
+        return
+    batch = make_batch([60, 9], dim=DIM)
+    mass, weight = 1 + 9 * torch.rand(69), torch.rand(69)
+    condensed = run(make(cls, name), TokenBatch(**{**vars(batch), "mass": mass, "weight": weight}))
+    for b, (slide, tokens) in enumerate(zip(batch, condensed.tokens, strict=True)):
+        rows = slice(*batch.offsets[b : b + 2].tolist())
+        amount, index = (mass * weight)[rows], condensed.assignment[b].index[:, 0]
+        for token in index.unique().tolist():
+            here = index == token
+            expected = (amount[here, None] * slide.features[here]).sum(0) / amount[here].sum()
+            torch.testing.assert_close(tokens.features[token], expected, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(tokens.mass[token], amount[here].sum())
+
+
+@check
+def it_can_be_copied_and_pickled(cls: type[Condenser], name: str) -> None:
+    condenser, batch = make(cls, name), make_batch([9, 4], dim=DIM)
+    for again in (copy.deepcopy(condenser), pickle.loads(pickle.dumps(condenser))):
+        assert again.config == condenser.config
+        assert torch.equal(run(again, batch).tokens.features, run(condenser, batch).tokens.features)
 
 
 @check

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -37,6 +38,10 @@ def test_refusals(name: str) -> None:
     broken.features[5, 2] = float("nan")
     with pytest.raises(BagError, match=f"{name}: slide 'slide1', patch 2: features are not finite"):
         condenser(broken)
+    lost = make_batch([3, 4], dim=DIM)
+    lost.positions[4, 1] = float("nan")  # type: ignore[index]
+    with pytest.raises(BagError, match=f"{name}: slide 'slide1', patch 1: positions are not finite"):
+        condenser(lost)
     for wrong in (0, 1.5, True, "32"):
         with pytest.raises((ConfigError, InputError), match=r"tokens must be|a keep rate must"):
             condenser(make_batch([3], dim=DIM), tokens=wrong)
@@ -51,6 +56,59 @@ def test_unknown_names_and_options_suggest_the_nearest() -> None:
         create_condenser("tcsa", dim=4)
     with pytest.raises(ConfigError, match=r"no option 'droput'\. Did you mean 'dropout'"):
         create_condenser("tcssa", dim=4, droput=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("tcssa", {"hidden": "abc"}, r"condenser 'tcssa': hidden must be int, got 'abc' \(str\)"),
+        ("tcssa", {"gate_bias": "no"}, r"gate_bias must be bool, got 'no' \(str\)"),
+        ("tcssa", {"hidden": True}, r"hidden must be int, got True \(bool\)"),
+        ("tcssa", {"dim": 4.0}, r"dim must be int, got 4\.0 \(float\)"),
+        ("tcssa", {"top_k": 0}, "tcssa: top_k must be at least 1, got 0"),
+        ("tcssa", {"hidden": 0}, "tcssa: hidden must be at least 1, got 0"),
+        ("tcssa", {"dropout": 1}, "tcssa: dropout must be at least 0 and below 1, got 1"),
+        ("tcssa", {"noise": -1}, "tcssa: noise must be at least 0, got -1"),
+        ("tcssa", {"aux_weight": float("nan")}, "tcssa: aux_weight must be at least 0, got nan"),
+        ("sparselearn", {"tau_start": "x"}, r"tau_start must be float, got 'x'"),
+        ("sparselearn", {"budget_start": "x"}, r"budget_start must be float \| None, got 'x'"),
+        ("sparselearn", {"context": None}, r"context must be str, got None"),
+        ("sparselearn", {"layers": -1}, "sparselearn: layers must be at least 1, got -1"),
+        ("sparselearn", {"scorer_width": 0}, "scorer_width must be at least 1, got 0"),
+        ("sparselearn", {"heads": 0}, "heads must be at least 1, got 0"),
+        ("sparselearn", {"latents": 0}, "latents must be at least 1, got 0"),
+        ("slim", {"embed": 20, "heads": 2}, r"slim: embed must be a multiple of 4 · heads, got embed=20, heads=2"),
+        ("slim", {"theta": 0}, "theta must be above 0, got 0"),
+        ("attention", {"hidden": 0}, "attention: hidden must be at least 1, got 0"),
+        ("kmeans", {"steps": -1}, "kmeans: steps must be at least 0, got -1"),
+        ("kmeans", {"sample": 2, "tokens": 4}, "kmeans: sample must be at least 4, got 2"),
+        ("merge", {"window": 1}, "merge: window must be at least 2, got 1"),
+    ],
+)
+def test_options_of_another_type_or_out_of_range(name: str, options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        create_condenser(name, **{"dim": DIM, **options})
+
+
+def test_numpy_s_and_torch_s_numbers_are_budgets_too() -> None:
+    batch = make_batch([10, 9, 1], dim=DIM)
+    condenser = create_condenser("random", dim=np.int64(DIM), tokens=np.int64(4))
+    assert condenser.config == {"dim": DIM, "tokens": 4, "seed": 0}
+    assert {type(value) for value in condenser.config.values()} == {int}
+    for budget, kept in (
+        (np.int64(3), [3, 3, 1]),
+        (np.float32(0.7), [7, 6, 1]),  # of which float32 has only 0.699999988
+        (torch.tensor(0.7), [7, 6, 1]),
+        (torch.tensor([0.7, 0.3, 1.0]), [7, 2, 1]),
+        (torch.tensor([2, 5, 1]), [2, 5, 1]),
+        (np.array([2, 5, 1]), [2, 5, 1]),
+        ([np.float64(0.5), 2, torch.tensor(1).item()], [5, 2, 1]),
+    ):
+        assert condenser(batch, tokens=budget).tokens.lengths.tolist() == kept, budget
+
+
+def test_all_that_keeps_all_records_no_smaller_budget() -> None:
+    assert create_condenser("none", dim=DIM, tokens=4).tokens == 1.0
 
 
 def test_a_keep_rate_and_one_budget_a_slide() -> None:

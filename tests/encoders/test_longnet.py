@@ -9,8 +9,11 @@ import torch
 
 from abbe.condensers import create_condenser
 from abbe.encoders import create_encoder, list_encoders
+from abbe.encoders._parts import Norm
 from abbe.encoders.longnet import LongNet
 from abbe.errors import BagError, ConfigError, InputError, MissingCoordinates
+from abbe.ops import naive
+from abbe.ops.dilated_attention import branches_of
 from abbe.types import Condensed, TokenBatch
 from builders import make_batch
 
@@ -124,6 +127,52 @@ def test_a_name_used_by_two_blocks_is_kept_twice() -> None:
     assert make()(make_batch([5]), between=between).losses == {"aux": 1.0, "aux/2": 2.0}
 
 
+def test_a_small_longnet_by_its_equations() -> None:
+    """Dense, head by head: [CLS] at the origin, continuous positions less the slide's corner, θ = 100 as it comes."""
+    torch.manual_seed(3)
+    encoder, batch = make(segments="cover", piece=64).double(), make_batch([30]).to(dtype=torch.float64)
+    places = torch.rand(30, 2) * 9 + 5
+    got = encoder(replace(batch, positions=places))
+    at = torch.cat([torch.zeros(1, 2), places - places.min(0).values]).double()
+    x = torch.cat([encoder.cls[None], encoder.project(batch.features)])
+    for block in encoder.blocks:
+        y = torch.nn.functional.layer_norm(x, (16,), block.norm1.weight, block.norm1.bias)
+        q, k, v = block.qkv(y).view(31, 3, 2, 8).unbind(1)
+        q, k = naive.rope2d(q.detach(), at), naive.rope2d(k.detach(), at)
+        seen, _ = naive.dilated_attention(q, k, v.detach(), branches_of(31, piece=64, levels=2))
+        x = x + block.out(seen.flatten(1))
+        y = torch.nn.functional.layer_norm(x, (16,), block.norm2.weight, block.norm2.bias)
+        x = x + block.mlp[2](torch.nn.functional.gelu(block.mlp[0](y)))
+    x = torch.nn.functional.layer_norm(x, (16,), encoder.norm.weight, encoder.norm.bias)
+    torch.testing.assert_close(got.summary[0], x[0], atol=1e-5, rtol=0)  # type: ignore[index]
+    torch.testing.assert_close(got.tokens.features, x[1:], atol=1e-5, rtol=0)
+
+
+def test_norms_are_taken_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    plain = torch.nn.functional.layer_norm
+
+    def watched(x: torch.Tensor, *arguments: object) -> torch.Tensor:
+        seen.append((x.dtype, torch.is_autocast_enabled("cpu")))
+        return plain(x, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("abbe.encoders._parts.F.layer_norm", watched)
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            assert Norm(16).bfloat16()(torch.randn(3, 16).bfloat16()).dtype == torch.bfloat16
+    assert seen == [(torch.float32, False)] * 2
+
+
+@pytest.mark.parametrize("name", ["merge", "thumbnail"])
+def test_what_merges_does_not_fit_between_blocks(name: str) -> None:
+    """Both keep positions; merged tokens are no patches, and an empty cell would be attended to."""
+    merging = create_condenser(name, dim=16, tokens=4)
+    with pytest.raises(
+        InputError, match=r"must select: of \[40, 9\] tokens it dropped \[0, 0\] and handed on \[4, 4\]"
+    ):
+        make()(make_batch([40, 9]), between=lambda _, tokens: merging(tokens))
+
+
 def test_refusals() -> None:
     encoder, batch = make(), make_batch([5])
     with pytest.raises(MissingCoordinates, match="longnet needs positions"):
@@ -145,6 +194,14 @@ def test_refusals() -> None:
         create_encoder("longnet", dim=4, layer=2)
     with pytest.raises(ConfigError, match=r"unknown name 'longnets' in encoders\. Did you mean 'longnet'"):
         create_encoder("longnets", dim=4)
+    for options, message in (
+        ({"theta": 0.0}, "theta must be above 0, got 0"),
+        ({"piece": 0}, "piece must be at least 1, got 0"),
+        ({"levels": 0}, "levels must be at least 1 and below 64, got 0"),
+        ({"layers": 2.5}, r"encoder 'longnet': layers must be int, got 2\.5 \(float\)"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            make(**options)
     with pytest.raises(ConfigError, match="identity: dim must be at least 1, got 0"):
         create_encoder("identity", dim=0)
 

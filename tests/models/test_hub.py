@@ -87,5 +87,5 @@ def test_neither_a_folder_nor_a_hub_model(tmp_path: Path) -> None:
 def test_a_classifier_needs_two_classes_and_a_known_pooling() -> None:
     with pytest.raises(ConfigError, match="at least two classes"):
         ClassifierConfig(dim=4, classes=("a",))
-    with pytest.raises(ConfigError, match="mean, attention, summary, got 'max'"):
+    with pytest.raises(ConfigError, match="mean, attention, summary, abmil, clam, dsmil, transmil, got 'max'"):
         ClassifierConfig(dim=4, classes=("a", "b"), pooling="max")  # type: ignore[arg-type]

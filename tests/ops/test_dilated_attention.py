@@ -89,6 +89,13 @@ def test_bf16_is_near_float32() -> None:
     assert float((low.float() - exact).norm() / exact.norm()) < 0.02
 
 
+def test_float16_values_do_not_overflow() -> None:
+    """A thousand equal keys weigh 1 each before they are divided; their sum times 100 would not fit."""
+    q, k, v = torch.zeros(1000, 1, 8).half(), torch.zeros(1000, 1, 8).half(), torch.full((1000, 1, 8), 100.0).half()
+    output, _ = dilated_attention(q, k, v, offsets_of([1000]), [branches_of(1000)])
+    torch.testing.assert_close(output.float(), torch.full((1000, 1, 8), 100.0), atol=0.1, rtol=0)
+
+
 def test_branches() -> None:
     assert branches_of(17_000, segments="paper") == [(1024 * 2**i, 2**i) for i in range(5)]
     assert branches_of(17_000)[-1] == (17_000, 17)

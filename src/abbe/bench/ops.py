@@ -16,6 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from abbe.bench.record import about, circumstances, table, write_result
 from abbe.console import progress, result
+from abbe.errors import check_range
 from abbe.ops.routing import gated_mean
 from abbe.types import offsets_of
 
@@ -43,6 +44,8 @@ class BenchOps:
     """print the result as JSON"""
 
     def run(self) -> int:
+        check_range("bench ops", 1, patches=self.patches, width=self.width, rounds=self.rounds)
+        check_range("bench ops", 2, slots=self.slots)
         found = bench_ops(self)
         text = markdown(found)
         if self.results is not None:

@@ -11,7 +11,6 @@ from typing import Any
 
 from abbe import registry
 from abbe.condensers.base import Condenser
-from abbe.errors import ConfigError, nearest
 
 __all__ = ["Condenser", "condenser_class", "create_condenser", "list_condensers", "markdown_table"]
 
@@ -29,14 +28,10 @@ def condenser_class(name: str) -> type[Condenser]:
 def create_condenser(name: str, *, dim: int, **options: Any) -> Condenser:
     """A condenser by name. `dim` is the width of the features; options are the class's own keyword arguments.
 
-    Raises ConfigError for an unknown name or option, with the nearest known one.
+    Raises ConfigError for an unknown name or option, with the nearest known one, and for a value of another type.
     """
     cls = condenser_class(name)
-    known = [key for key in inspect.signature(cls.__init__).parameters if key not in ("self", "dim")]
-    for option in options:
-        if option not in known:
-            raise ConfigError(f"condenser {name!r} has no option {option!r}. {nearest(option, known)}")
-    return cls(dim=dim, **options)
+    return cls(**registry.checked_options("condenser", name, cls, {"dim": dim, **options}))
 
 
 def markdown_table() -> str:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from abbe.condensers.base import Condenser, select
+from abbe.errors import check_range
 from abbe.ops.segments import segment_softmax, segment_weighted_sum
 from abbe.types import Condensed, TokenBatch
 
@@ -30,6 +31,7 @@ class Attention(Condenser):
 
     def __init__(self, *, dim: int, tokens: int | float = 32, hidden: int = 128) -> None:
         super().__init__(dim=dim, tokens=tokens)
+        check_range("attention", 1, hidden=hidden)
         self.both = nn.Linear(dim, 2 * hidden)
         self.logit = nn.Linear(hidden, 1)
 

@@ -6,14 +6,16 @@ class attributes below, and `condense`. It then appears in the command line, the
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from abbe.errors import BagError, ConfigError, InputError, MissingCoordinates
+from abbe.errors import BagError, ConfigError, InputError, MissingCoordinates, check_range
 from abbe.types import Assignment, Condensed, TokenBatch, offsets_of
 
 Budget = int | float | Sequence[int | float] | Tensor
@@ -47,6 +49,8 @@ class Condenser(nn.Module):
         # The constructor's arguments are the condenser's configuration: recorded here once, so that no subclass has to
         # keep a second list of them for saving and loading.
         condenser = super().__new__(cls)
+        if not args and not options:  # a copy is being made: its configuration comes with its state
+            return condenser
         bound = inspect.signature(cls.__init__).bind(condenser, *args, **options)
         bound.apply_defaults()
         given = {key: value for key, value in bound.arguments.items() if key != "self"}
@@ -55,11 +59,9 @@ class Condenser(nn.Module):
 
     def __init__(self, *, dim: int, tokens: int | float = 32) -> None:
         super().__init__()
-        if dim < 1:
-            raise ConfigError(f"{self.name}: dim must be at least 1, got {dim}")
+        check_range(self.name, 1, dim=dim)
         self.dim = dim
-        self.tokens = tokens
-        _check_budget(self.name, tokens)
+        self.tokens: int | float = _budget(self.name, tokens)
 
     @property
     def name(self) -> str:
@@ -86,7 +88,7 @@ class Condenser(nn.Module):
         """
         self._check(batch)
         soft = self.training if soft is None else soft
-        return self.condense(batch, self.budgets(batch.lengths, tokens), soft=soft)
+        return self._on_valid(batch, lambda valid: self.condense(valid, self.budgets(valid.lengths, tokens), soft=soft))
 
     def set_progress(self, fraction: float) -> None:
         """Told before every training step: the share of all planned steps that is done, in [0, 1).
@@ -120,14 +122,29 @@ class Condenser(nn.Module):
     def asked(self, lengths: Tensor, tokens: Budget | None) -> list[int | float]:
         """What was asked of each slide, a count or a keep rate, checked."""
         wanted = self.tokens if tokens is None else tokens
-        each: Any = wanted.tolist() if isinstance(wanted, Tensor) else wanted
-        listed = isinstance(each, Sequence) and not isinstance(each, str)
-        given: list[int | float] = list(each) if listed else [each] * len(lengths)
+        each: Any = wanted
+        if isinstance(wanted, Tensor):
+            each = (wanted.float() if wanted.dtype == torch.bfloat16 else wanted).numpy(force=True)[()]
+        listed = isinstance(each, Sequence | np.ndarray) and not isinstance(each, str) and np.ndim(each) > 0
+        given = list(each) if listed else [each] * len(lengths)
         if len(given) != len(lengths):
             raise InputError(f"{self.name}: {len(given)} budgets for {len(lengths)} slides; give one, or one a slide")
-        for budget in given:
-            _check_budget(self.name, budget)
-        return given
+        return [_budget(self.name, budget) for budget in given]
+
+    def _on_valid(self, batch: TokenBatch, run: Callable[[TokenBatch], Condensed]) -> Condensed:
+        """`run(batch)`; for a method that selects, of the tokens that are not masked: an empty slot is no patch."""
+        if not self.selects or bool(batch.mask.all()):
+            return run(batch)
+        rows = batch.mask.nonzero().squeeze(1)
+        left = [int(n) for n in torch.bincount(batch.slide_index[rows].cpu(), minlength=len(batch))]
+        if 0 in left:
+            slide = batch.slide_ids[left.index(0)]
+            raise BagError(f"{self.name}: all tokens of slide {slide!r} are masked; there is nothing to keep")
+        found = run(batch.rows(rows, offsets_of(left)))
+        index = found.assignment.index.new_full((len(batch.features), found.assignment.index.shape[1]), -1)
+        weight = found.assignment.weight.new_zeros(index.shape)
+        index[rows], weight[rows] = found.assignment.index, found.assignment.weight
+        return dataclasses.replace(found, assignment=Assignment(index, weight, batch.offsets))
 
     def _check(self, batch: TokenBatch) -> None:
         if batch.width != self.dim:
@@ -136,20 +153,28 @@ class Condenser(nn.Module):
             if n == 0:
                 raise BagError(f"{self.name}: slide {slide_id!r} has no patches; leave empty slides out of the batch")
         if self.needs_positions and batch.positions is None:
-            raise MissingCoordinates(f"{self.name} needs positions, and a bag of this batch has no coordinates")
+            slides = ", ".join(map(repr, batch.slide_ids[:3])) + (", …" if len(batch) > 3 else "")
+            which = "slide" if len(batch) == 1 else "one of the slides"
+            raise MissingCoordinates(
+                f"{self.name} needs positions, and {which} {slides} has no coordinates; use a method that needs none, "
+                "or features with coordinates"
+            )
         weight = next(self.parameters(), None)
         if weight is not None and weight.device != batch.features.device:
             raise InputError(
                 f"{self.name} is on {weight.device}, the batch on {batch.features.device}; move one of them"
             )
-        # One reduction instead of a mask over all values: the sum is NaN or infinite if any value is.
-        total = batch.features.detach().sum(dtype=torch.float32)
-        if batch.features.device.type == "cpu" and not bool(torch.isfinite(total)):
-            finite = torch.isfinite(batch.features).all(1)
+        if batch.features.device.type != "cpu":  # on a device this would force a wait at every call
+            return
+        for what, values in (("features", batch.features), ("positions", batch.positions)):
+            # One reduction instead of a mask over all values: the sum is NaN or infinite if any value is.
+            if values is None or bool(torch.isfinite(values.detach().sum(dtype=torch.float32))):
+                continue
+            finite = torch.isfinite(values).all(1)
             if not bool(finite.all()):
                 row = int((~finite).nonzero()[0])
                 slide = batch.slide_ids[int(batch.slide_index[row])]
-                raise BagError(f"{self.name}: slide {slide!r}, patch {int(batch.origin[row])}: features are not finite")
+                raise BagError(f"{self.name}: slide {slide!r}, patch {int(batch.origin[row])}: {what} are not finite")
 
 
 def select(batch: TokenBatch, kept: Sequence[Tensor]) -> Condensed:
@@ -158,23 +183,11 @@ def select(batch: TokenBatch, kept: Sequence[Tensor]) -> Condensed:
     device = batch.features.device
     rows = torch.cat([keep.to(device) + start for keep, start in zip(kept, starts, strict=True)])
     lengths = torch.tensor([len(keep) for keep in kept])
-    new_offsets = offsets_of(lengths)
     within = torch.cat([torch.arange(int(n)) for n in lengths]).to(device=device, dtype=torch.int32)
     index = torch.full((len(batch.features), 1), -1, dtype=torch.int32, device=device)
     index[rows, 0] = within
-    tokens = TokenBatch(
-        features=batch.features[rows],
-        positions=None if batch.positions is None else batch.positions[rows],
-        mass=batch.mass[rows],
-        mask=batch.mask[rows],
-        weight=batch.weight[rows],
-        origin=batch.origin[rows],
-        offsets=new_offsets,
-        lengths0=batch.lengths0,
-        slide_ids=batch.slide_ids,
-    )
     assignment = Assignment(index, (index >= 0).to(batch.features.dtype), batch.offsets)
-    return Condensed(tokens, assignment, dropped=batch.lengths - lengths)
+    return Condensed(batch.rows(rows, offsets_of(lengths)), assignment, dropped=batch.lengths - lengths)
 
 
 def gather(batch: TokenBatch, groups: Tensor, counts: Sequence[int], *, placed: bool = False) -> Condensed:
@@ -248,6 +261,10 @@ class Stream:
                 f"{features.dtype}; a slide has one type"
             )
         self._dtype = features.dtype
+        if n == 0:
+            raise BagError(
+                f"{self.condenser.name}: slide {self.slide_id!r}: a chunk without patches; leave empty ones out"
+            )
         chunk = TokenBatch(
             features=features,
             positions=positions,
@@ -335,10 +352,15 @@ def no_assignment(routes: int, like: Tensor) -> Assignment:
     return Assignment(index, like.new_empty(0, routes), torch.zeros(2, dtype=torch.int64))
 
 
-def _check_budget(name: str, budget: object) -> None:
+def _budget(name: str, given: object) -> int | float:
+    """A count or a keep rate as Python's number, checked."""
+    # A float32 keep rate means the decimal it was written as: 0.7, not 0.699999988, of which 10 patches leave 6.
+    budget = float(str(given)) if isinstance(given, np.float32 | np.float16) else given
+    budget = budget.item() if isinstance(budget, np.generic) else budget
     if isinstance(budget, bool) or not isinstance(budget, int | float):
-        raise ConfigError(f"{name}: tokens must be an int (a count) or a float in (0, 1] (a keep rate), got {budget!r}")
+        raise ConfigError(f"{name}: tokens must be an int (a count) or a float in (0, 1] (a keep rate), got {given!r}")
     if isinstance(budget, int) and budget < 1:
         raise ConfigError(f"{name}: tokens must be at least 1, got {budget}")
     if isinstance(budget, float) and not 0 < budget <= 1:
         raise ConfigError(f"{name}: a keep rate must lie in (0, 1], got {budget}; a count is an int")
+    return budget

@@ -6,6 +6,7 @@ import torch
 
 from abbe.condensers.base import Condenser, gather
 from abbe.condensers.random import hash_rows
+from abbe.errors import check_range
 from abbe.ops.kmeans import kmeans, nearest_centre
 from abbe.types import Condensed, TokenBatch
 
@@ -26,6 +27,8 @@ class KMeans(Condenser):
         self, *, dim: int, tokens: int | float = 32, steps: int = 20, sample: int = 16_384, seed: int = 0
     ) -> None:
         super().__init__(dim=dim, tokens=tokens)
+        check_range("kmeans", 0, steps=steps)
+        check_range("kmeans", self.tokens if isinstance(self.tokens, int) else 1, sample=sample)
         self.steps, self.sample, self.seed = steps, sample, seed
 
     def condense(self, batch: TokenBatch, budgets: list[int], *, soft: bool) -> Condensed:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from abbe.condensers.base import Condenser, gather
+from abbe.errors import check_range
 from abbe.ops.hilbert import hilbert_index
 from abbe.ops.merge import merge_to
 from abbe.types import Condensed, TokenBatch
@@ -24,6 +25,7 @@ class Merge(Condenser):
 
     def __init__(self, *, dim: int, tokens: int | float = 32, window: int = 1024) -> None:
         super().__init__(dim=dim, tokens=tokens)
+        check_range("merge", 2, window=window)
         self.window = window
 
     def condense(self, batch: TokenBatch, budgets: list[int], *, soft: bool) -> Condensed:

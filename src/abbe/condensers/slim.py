@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from abbe.condensers.base import Budget, Condenser, select
 from abbe.encoders._parts import MLP, Norm
 from abbe.encoders.longnet import LongNet
-from abbe.errors import ConfigError
+from abbe.errors import ConfigError, check_range
 from abbe.ops.soft_topk import hard_topk
 from abbe.types import Condensed, TokenBatch
 
@@ -64,8 +64,9 @@ class Slim(Condenser):
         super().__init__(dim=dim, tokens=tokens)
         if layers < 2:
             raise ConfigError(f"slim: pruning happens between blocks, so layers must be at least 2, got {layers}")
-        if queries < 1:
-            raise ConfigError(f"slim: queries must be at least 1, got {queries}")
+        check_range("slim", 1, queries=queries, heads=heads, embed=embed, hidden=hidden)
+        if embed % (4 * heads):
+            raise ConfigError(f"slim: embed must be a multiple of 4 · heads, got embed={embed}, heads={heads}")
         self.encoder = LongNet(
             dim=dim,
             width=embed,
@@ -90,7 +91,7 @@ class Slim(Condenser):
 
     def forward(self, batch: TokenBatch, *, tokens: Budget | None = None, soft: bool | None = None) -> Condensed:
         self._check(batch)
-        return self._prune(batch, self.schedules(batch.lengths, tokens))
+        return self._on_valid(batch, lambda valid: self._prune(valid, self.schedules(valid.lengths, tokens)))
 
     def condense(self, batch: TokenBatch, budgets: list[int], *, soft: bool) -> Condensed:
         return self._prune(batch, self.schedules(batch.lengths, budgets))

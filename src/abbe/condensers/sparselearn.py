@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from abbe.condensers.base import Budget, Condenser, SelectStream, Stream, select
 from abbe.encoders._parts import MLP, Norm
 from abbe.encoders._scorer import CONTEXTS, Scorer, attend
-from abbe.errors import ConfigError, InputError, nearest
+from abbe.errors import ConfigError, InputError, check_range, nearest
 from abbe.ops.segments import segment_mean
 from abbe.ops.soft_topk import hard_topk, soft_topk
 from abbe.types import Assignment, Condensed, TokenBatch
@@ -82,6 +82,7 @@ class SparseLearn(Condenser):
         ):
             if value not in known:
                 raise ConfigError(f"sparselearn: {option} has no value {value!r}. {nearest(value, known)}")
+        check_range("sparselearn", 1, layers=layers, scorer_width=scorer_width, heads=heads, latents=latents)
         if not 0 < tau_end <= tau_start:
             raise ConfigError(f"sparselearn: 0 < tau_end ≤ tau_start, got tau_start={tau_start}, tau_end={tau_end}")
         if budget_start is not None and not 0 < budget_start <= 1:
@@ -168,7 +169,7 @@ class SparseLearn(Condenser):
         return signal[:, None] * x + noise[:, None] * torch.randn_like(x)
 
     def _measured(self, condensed: Condensed) -> Condensed:
-        left_out = condensed.dropped.sum() / condensed.tokens.lengths0.sum()
+        left_out = condensed.dropped.sum() / condensed.assignment.offsets[-1]
         return replace(condensed, metrics={"tau": self.tau.detach().clone(), "dropped_share": left_out})
 
     def stream(self, slide_id: str) -> Stream:
@@ -183,11 +184,20 @@ class SparseLearn(Condenser):
 
 class _PointwiseStream(SelectStream):
     def __init__(self, condenser: SparseLearn, slide_id: str) -> None:
-        super().__init__(condenser, slide_id, lambda chunk: condenser._scores(chunk.features.float(), chunk.offsets))
-        self.norm = condenser.norm
+        super().__init__(condenser, slide_id, lambda chunk: condenser._scores(chunk.features, chunk.offsets))
+        self.method = condenser
 
     def take(self, chunk: TokenBatch) -> Assignment:
-        return super().take(replace(chunk, features=self.norm(chunk.features.float()).to(chunk.features.dtype)))
+        # Scored, and held, in float32, as a call does: rounding first would change who is kept.
+        taken = super().take(replace(chunk, features=self.method.norm(chunk.features.float())))
+        return replace(taken, weight=taken.weight.to(chunk.features.dtype))
+
+    def close(self) -> Condensed:
+        held = super().close()
+        tokens = replace(held.tokens, features=held.tokens.features.to(self._dtype))
+        found = replace(held, tokens=tokens)
+        share = found.dropped.sum() / self.seen
+        return replace(found, metrics={"tau": self.method.tau.detach().clone(), "dropped_share": share})
 
 
 class Denoiser(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from abbe.condensers.base import Budget, Condenser, Stream, no_assignment
-from abbe.errors import ConfigError, InputError
+from abbe.errors import ConfigError, InputError, check_range
 from abbe.ops.routing import Routed, gated_mean
 from abbe.types import Assignment, Condensed, TokenBatch, offsets_of
 
@@ -50,10 +50,12 @@ class TCSSA(Condenser):
         aux_weight: float = 0.1,
     ) -> None:
         super().__init__(dim=dim, tokens=tokens)
-        if not isinstance(tokens, int):
+        if not isinstance(self.tokens, int):
             raise ConfigError(f"tcssa: tokens is a number of slots, an int; got {tokens!r}")
-        if top_k < 1:
-            raise ConfigError(f"tcssa: top_k must be at least 1, got {top_k}")
+        tokens = self.tokens
+        check_range("tcssa", 1, top_k=top_k, hidden=hidden)
+        check_range("tcssa", 0, noise=noise, aux_weight=aux_weight)
+        check_range("tcssa", 0, below=1, dropout=dropout)
         self.slots, self.top_k, self.noise, self.aux_weight = tokens, min(top_k, tokens), noise, aux_weight
         self.gate = nn.Linear(dim, tokens, bias=gate_bias)
         self.experts = SlotExperts(dim, hidden, 1 if shared_experts else tokens, dropout)

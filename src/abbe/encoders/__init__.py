@@ -6,12 +6,10 @@ encoded = encoder(batch)
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 from abbe import registry
 from abbe.encoders.base import Between, Encoder
-from abbe.errors import ConfigError, nearest
 
 __all__ = ["Between", "Encoder", "create_encoder", "encoder_class", "list_encoders"]
 
@@ -29,11 +27,7 @@ def encoder_class(name: str) -> type[Encoder]:
 def create_encoder(name: str, *, dim: int, **options: Any) -> Encoder:
     """An encoder by name. `dim` is the width of the features; options are the class's own keyword arguments.
 
-    Raises ConfigError for an unknown name or option, with the nearest known one.
+    Raises ConfigError for an unknown name or option, with the nearest known one, and for a value of another type.
     """
     cls = encoder_class(name)
-    known = [key for key in inspect.signature(cls).parameters if key != "dim"]
-    for option in options:
-        if option not in known:
-            raise ConfigError(f"encoder {name!r} has no option {option!r}. {nearest(option, known)}")
-    return cls(dim=dim, **options)
+    return cls(**registry.checked_options("encoder", name, cls, {"dim": dim, **options}))

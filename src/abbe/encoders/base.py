@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from abbe.errors import BagError, ConfigError
+from abbe.errors import BagError, check_range
 from abbe.types import Condensed, TokenBatch
 
 Between = Callable[[int, TokenBatch], Condensed | None]
@@ -20,8 +20,7 @@ class Encoder(nn.Module):
 
     def __init__(self, *, dim: int) -> None:
         super().__init__()
-        if dim < 1:
-            raise ConfigError(f"{self.name}: dim must be at least 1, got {dim}")
+        check_range(self.name, 1, dim=dim)
         self.dim = dim
         self.width = dim
 

@@ -7,6 +7,7 @@ docs/methods/slim.md.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -18,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from abbe.encoders._parts import MLP, Norm, add_by_rows, by_rows
 from abbe.encoders.base import Between, Encoder
 from abbe.encoders.identity import everyone_stays
-from abbe.errors import ConfigError, InputError, MissingCoordinates
+from abbe.errors import ConfigError, InputError, MissingCoordinates, check_range
 from abbe.ops.dilated_attention import Branch, branches_of, dilated_attention
 from abbe.ops.rope2d import rope2d, rotations
 from abbe.types import Condensed, TokenBatch, offsets_of
@@ -53,6 +54,10 @@ class LongNet(Encoder):
                 f"{self.name}: width must be a multiple of 4 · heads and layers at least 1, "
                 f"got width={width}, heads={heads}, layers={layers}"
             )
+        check_range(self.name, 1, hidden=hidden, piece=piece)
+        check_range(self.name, 1, below=64, levels=levels)
+        if not 0 < theta < math.inf:
+            raise ConfigError(f"{self.name}: theta must be above 0, got {theta}")
         branches_of(1, segments=segments)  # refuses an unknown name now rather than at the first slide
         self.width, self.segments, self.piece, self.levels, self.theta = width, segments, piece, levels, theta
         self.head_width, self.gradient_checkpointing = width // heads, gradient_checkpointing
@@ -81,7 +86,7 @@ class LongNet(Encoder):
                 continue
             cls, tokens = _without_cls(x, offsets, tokens)
             if (step := between(number, tokens)) is not None:
-                tokens = self._checked(step.tokens)
+                tokens = self._checked(step, tokens.lengths)
                 done = _joined(done, step, number)
             x, offsets, tokens = _with_cls(cls, tokens)
         cls, tokens = _without_cls(by_rows(self.norm, x), offsets, tokens)
@@ -105,13 +110,20 @@ class LongNet(Encoder):
         out: Tensor = block(x, cos, sin, offsets, branches)
         return out
 
-    def _checked(self, tokens: TokenBatch) -> TokenBatch:
+    def _checked(self, step: Condensed, before: Tensor) -> TokenBatch:
+        tokens = step.tokens
         if tokens.positions is None:
             raise MissingCoordinates(
                 f"{self.name}: what stands between blocks must keep positions; use a method that selects patches"
             )
         if tokens.width != self.width:
             raise InputError(f"{self.name}: tokens between blocks are {self.width} wide, got {tokens.width}")
+        # Every token that went on is one token, so what was not dropped is what there is; merging breaks that.
+        if not torch.equal(before - step.dropped, tokens.lengths):
+            raise InputError(
+                f"{self.name}: what stands between blocks must select: of {before.tolist()} tokens it dropped "
+                f"{step.dropped.tolist()} and handed on {tokens.lengths.tolist()}; use a method that selects patches"
+            )
         return tokens
 
 

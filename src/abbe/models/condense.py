@@ -59,6 +59,11 @@ class SlideTokens:
         return (share * self.attention[token] * (self.index >= 0)).sum(1)
 
     @property
+    def attended(self) -> bool:
+        """Whether the head said how much it read of each token; [CLS] pooling and TransMIL do not."""
+        return bool(self.attention.any())
+
+    @property
     def main_token(self) -> Tensor:
         """[N]: the token each patch went to with its largest weight, −1 where it was dropped."""
         return Assignment(self.index, self.weight, offsets_of([len(self.index)])).main

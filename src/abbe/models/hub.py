@@ -71,6 +71,8 @@ def weights_sha256(name: str | Path) -> str:
 
 
 def _folder(name: str | Path, revision: str | None = None) -> Path:
+    if not str(name).strip():
+        raise CheckpointError("a model's name is empty; give its folder, or its id on the hub")
     folder = Path(name)
     return folder if folder.is_dir() else _download(str(name), revision)
 
@@ -83,6 +85,8 @@ def _read_config(path: Path) -> ClassifierConfig:
     except ValueError as error:
         raise CheckpointError(f"{path}: not JSON ({error})") from error
     kind = values.pop("model_type", None)
+    if kind is None and (path.parent / "model" / CONFIG).is_file():
+        raise CheckpointError(f"{path.parent}: a run, not a model; the model is {path.parent / 'model'}")
     if kind != "abbe-classifier":
         raise CheckpointError(f"{path}: model_type is {kind!r}; this version loads 'abbe-classifier'")
     if values.pop("format_version", None) != VERSION:

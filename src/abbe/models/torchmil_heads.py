@@ -60,8 +60,8 @@ class TorchMILHead(nn.Module):
         """Pool every slide. Raises InputError for soft weights, which torchmil cannot honour, or an empty slide."""
         if not bool((tokens.weight == 1).all()):
             raise InputError(
-                f"{self.name}: torchmil's heads know no soft weights; give tokens of the hard path (soft=False), or "
-                "use pooling mean or attention"
+                f"{self.name}: torchmil's heads know no soft weights; give tokens of the hard path (soft=False; in "
+                "training, --condenser-train frozen), or use pooling mean or attention"
             )
         vectors, attention = [], []
         for slide in tokens:

@@ -65,7 +65,10 @@ class _Dilated(torch.autograd.Function):
             weights = _scores(q[at], k[at], exact)
             highest = weights.amax(-1, keepdim=True)
             total = weights.sub_(highest).exp_().sum(-1, keepdim=True)
-            part = (weights.to(v.dtype) @ v[at].transpose(0, 1)).to(exact) / total
+            if v.dtype == torch.float16:  # up to `piece` rows of weight 1 each would leave its range
+                part = (weights.div_(total).to(v.dtype) @ v[at].transpose(0, 1)).to(exact)
+            else:
+                part = (weights.to(v.dtype) @ v[at].transpose(0, 1)).to(exact) / total
             new = (highest + total.log())[..., 0]
             both = torch.logaddexp(lse[at], new.T)
             keep, add = (lse[at] - both).exp(), (new.T - both).exp()

@@ -146,8 +146,10 @@ class _RoutedMean(torch.autograd.Function):
             lse = clean.logsumexp(1)
             p = _noised(clean, ctx.noise, generator).softmax(1)
             a = amount[rows].to(p.dtype)[:, None]
-            # The slots of masked tokens were returned as −1; any slot will do, their amount is zero.
-            member = torch.zeros_like(p).scatter_(1, index[rows].long().clamp_min_(0), 1.0)
+            slots = index[rows].long()
+            # Slots of tokens of amount 0 were returned as −1. Any will do, but for the gradient of the amount itself.
+            slots = torch.where(slots < 0, _largest_(p.clone(), slots.shape[1])[1], slots) if need_amount else slots
+            member = torch.zeros_like(p).scatter_(1, slots.clamp_min_(0), 1.0)
             g = torch.empty_like(p)
             for s, at in slides:
                 part = slice(at.start - rows.start, at.stop - rows.start)

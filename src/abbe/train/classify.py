@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
+import torch
 from accelerate import PartialState
 from torch import nn
 from torch.nn import functional as F
 from tyro.conf import arg
 
 from abbe import __version__
-from abbe.cohorts.dataset import Cohort, Item, Labelled, SlideDataset, gather
+from abbe.cohorts.dataset import Cohort, Item, Labelled, SlideDataset, collate, gather
 from abbe.cohorts.tables import read_labels, split_patients
 from abbe.condensers import list_condensers
 from abbe.console import result
@@ -28,6 +29,8 @@ from abbe.store import commit
 from abbe.train import checkpoint
 from abbe.train.loop import Recipe, Step, fit
 from abbe.train.warm_start import CondenserTrain, check_wish, starting_model, take_over
+
+DEFAULT_TOKENS = 32
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,8 @@ class TrainClassify:
     """column of the labels table to learn"""
     condenser: Annotated[str, arg(metavar="|".join(list_condensers()))] = "tcssa"
     """method that condenses a slide's patches"""
-    tokens: int | float = 32
-    """budget: a count, or a keep rate in (0, 1]"""
+    tokens: int | float | None = None
+    """budget: a count, or a keep rate in (0, 1]; 32, or what --condenser-init has, unless given"""
     condenser_options: tuple[str, ...] = ()
     """further options of the condenser, as name=value, e.g. aux_weight=0.01"""
     condenser_init: str | None = None
@@ -114,16 +117,14 @@ def train_classifier(run: TrainClassify) -> dict[str, Any]:
         classes=cohort.classes,
         condenser=run.condenser,
         condenser_options={
-            **(start.config.condenser_options if start else {}),
-            "tokens": run.tokens,
+            **(start.config.condenser_options if start else {"tokens": DEFAULT_TOKENS}),
+            **({} if run.tokens is None else {"tokens": run.tokens}),
             **parse_options(run.condenser_options),
         },
         pooling=run.pooling,
         encoder=cohort.encoder,
     )
-    trial = Classifier(config)  # refuses bad options, and weights that do not fit, before anything is written
-    if start is not None:
-        take_over(trial, start)
+    config = _tried(config, cohort.splits["train"][0], start, frozen=run.condenser_train == "frozen")
     processes.wait_for_everyone()  # until all have seen whether the folder is free
     if processes.is_main_process:
         commit.write_json(run.out / "config.json", settings, format="abbe-config")
@@ -163,6 +164,26 @@ def train_classifier(run: TrainClassify) -> dict[str, Any]:
     return report
 
 
+def _tried(config: ClassifierConfig, item: Item, start: Classifier | None, *, frozen: bool) -> ClassifierConfig:
+    """The configuration, with the budget as the condenser understood it, after a step on a few patches of one slide.
+
+    So options that cannot be met, and weights that do not fit, are refused before anything is written.
+    """
+    trial = Classifier(config)
+    if start is not None:
+        take_over(trial, start, frozen=frozen)
+    bag, label = SlideDataset([item])[0]
+    few = dataclasses.replace(bag, features=bag.features[:64], coords=None if bag.coords is None else bag.coords[:64])
+    with torch.no_grad():
+        loss = classify_loss(trial.train(), collate([(few, label)])).loss_sum
+    if not bool(torch.isfinite(loss)):
+        raise ConfigError(
+            f"{config.condenser} with {config.condenser_options}: the loss is {float(loss)} before any training; "
+            "an option is out of range"
+        )
+    return dataclasses.replace(config, condenser_options={**config.condenser_options, "tokens": trial.condenser.tokens})
+
+
 def classify_loss(model: nn.Module, batch: Labelled) -> Step:
     """Cross-entropy of the slides' classes, plus what the condenser and the pooling add, and the condenser's own
     predictions: unweighted.
@@ -195,10 +216,15 @@ def load_cohort(run: TrainClassify) -> tuple[pd.DataFrame, Cohort]:
 def parse_options(given: tuple[str, ...]) -> dict[str, Any]:
     """name=value pairs; a value is read as JSON where it is JSON (numbers, true, false), else as a string."""
     options: dict[str, Any] = {}
+    elsewhere = {"tokens": "the budget is --tokens", "dim": "the width is that of the features"}
     for pair in given:
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise ConfigError(f"condenser option {pair!r}: expected name=value, such as aux_weight=0.01")
+        if name in elsewhere:
+            raise ConfigError(f"condenser option {pair!r}: {elsewhere[name]}")
+        if name in options:
+            raise ConfigError(f"condenser option {name!r} is given twice")
         try:
             options[name] = json.loads(value)
         except ValueError:
@@ -249,7 +275,7 @@ def _evaluate(
     return {
         "abbe": __version__,
         "condenser": run.condenser,
-        "tokens": run.tokens,
+        "tokens": model.condenser.tokens,
         "condenser_train": run.condenser_train,
         "condenser_init_sha256": weights_sha256(run.condenser_init) if run.condenser_init else None,
         "pooling": run.pooling,

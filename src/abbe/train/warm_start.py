@@ -73,4 +73,5 @@ def take_over(model: Classifier, start: Classifier, *, frozen: bool = False) -> 
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1].strip()
+    line = str(error).strip().splitlines()[-1].strip()
+    return line if len(line) < 160 else f"{line[:160]} …"

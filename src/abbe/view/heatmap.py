@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from abbe.console import result
+from abbe.console import result, say
 from abbe.errors import BagError, ConfigError
 from abbe.models.condense import SlideTokens, condense_source, read_tokens
 from abbe.slides.slide import read_regions, read_thumbnail
@@ -57,6 +57,8 @@ class ExportHeatmap:
             out = self.out / f"{self.slide.stem}.safetensors"
             tokens = condense_source(self.features or self.slide, self.model, out, override_mpp=self.override_mpp)
         paths = []
+        if not tokens.attended:
+            say("no picture of weights: this model's pooling does not say how much it read of each token")
         for name, png in draw(self.slide, tokens, side=self.side).items():
             paths.append(self.out / f"{tokens.about['slide_id']}_{name}.png")
             write_bytes(paths[-1], png, format="picture")
@@ -65,7 +67,10 @@ class ExportHeatmap:
 
 
 def draw(slide: Path, tokens: SlideTokens, *, side: int = 1600) -> dict[str, bytes]:
-    """{"slots", "weight", "gallery"} → PNG. Raises BagError for tokens of another slide, SlideError for the slide."""
+    """{"slots", "weight", "gallery"} → PNG; no "weight" where the pooling does not say what it read.
+
+    Raises BagError for tokens of another slide, SlideError for the slide.
+    """
     thumbnail = thumbnail_for(slide, tokens, side=side)
     rows = gallery_rows(tokens)
     # One child process for all rows: starting one costs more than reading the patches.
@@ -74,7 +79,7 @@ def draw(slide: Path, tokens: SlideTokens, *, side: int = 1600) -> dict[str, byt
     images = np.split(patches, np.cumsum([len(numbers) for _, numbers in rows])[:-1])
     return {
         "slots": slot_picture(thumbnail, tokens),
-        "weight": weight_picture(thumbnail, tokens),
+        **({"weight": weight_picture(thumbnail, tokens)} if tokens.attended else {}),
         "gallery": gallery_picture(tokens, rows, images),
     }
 

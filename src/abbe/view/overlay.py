@@ -186,7 +186,7 @@ def gallery_rows(tokens: SlideTokens, *, lines: int = 12, patches: int = 8) -> l
         own = np.where(index == token, weight, 0.0).sum(1)
         own[main != token] = -1.0
         chosen = np.argsort(-own, kind="stable")[: min(patches, int(counts[token]))]
-        rows.append((f"{token}\n{attention[token]:.1%}", chosen))
+        rows.append((f"{token}\n{attention[token]:.1%}" if tokens.attended else f"{token}", chosen))
     return rows
 
 
@@ -202,9 +202,8 @@ def gallery_picture(tokens: SlideTokens, rows: list[tuple[str, np.ndarray]], ima
             axes.imshow(patch)
         left = line[0]
         left.text(-0.08, 0.5, label, transform=left.transAxes, ha="right", va="center", fontsize=8)
-    what = (
-        "most typical patches a slot (number, its attention)" if tokens.about["merges"] else "kept patches, by weight"
-    )
+    merged = f"most typical patches a slot (number{', its attention' if tokens.attended else ''})"
+    what = merged if tokens.about["merges"] else "kept patches" + (", by weight" if tokens.attended else "")
     figure.suptitle(f"{tokens.about['slide_id']}: {what}", fontsize=9)
     return png(figure)
 
