@@ -14,6 +14,7 @@ from PIL import Image
 import abbe
 from abbe import cli
 from abbe.bench.needle import BenchNeedle, bench_needle, markdown
+from abbe.bench.ops import BenchOps, bench_ops
 from abbe.bench.texture import BenchTexture, bench_texture
 from abbe.cohorts.bank import BankPlan
 from abbe.cohorts.phantom import NeedlePlan
@@ -56,6 +57,15 @@ def test_a_real_slide_to_pictures(tmp_path: Path, data: Path, model: Path, capsy
     for name in ("slots", "weight", "gallery"):
         assert np.asarray(Image.open(pictures / f"cmu-1-small-region_{name}.png")).std() > 10
     assert verify(tmp_path)[1] == []
+    # A pooling that does not say what it read of each token has no such picture.
+    silent = ClassifierConfig(256, ("a", "b"), "tcssa", {"tokens": 8, "hidden": 16}, "transmil", encoder="texture")
+    save_pretrained(Classifier(silent), tmp_path / "silent", card="# untrained\n")
+    features = ["--features", str(bag_path), "--out", str(tmp_path / "few")]
+    capsys.readouterr()
+    assert cli.run(["export", "heatmap", str(slide), "--model", str(tmp_path / "silent"), *features, "--json"]) == 0
+    said = capsys.readouterr()
+    assert [Path(name).stem.rpartition("_")[2] for name in json.loads(said.out)] == ["slots", "gallery"]
+    assert "no picture of weights: this model's pooling does not say" in said.err
 
 
 @pytest.mark.slow
@@ -135,6 +145,15 @@ def test_the_needle_benchmark_in_small(tmp_path: Path) -> None:
         bench_needle(replace(run, condensers=("tcsa",)))
     with pytest.raises(ConfigError, match="--condensers none none: name at least one method, and each once"):
         bench_needle(replace(run, condensers=("none", "none")))
+
+
+def test_the_ops_benchmark_in_small() -> None:
+    found = bench_ops(BenchOps(patches=500, width=16, rounds=1))
+    for values in found["types"].values():
+        assert values["relative_error"] < 2e-6
+    for wrong, message in (({"rounds": 0}, "rounds must be at least 1"), ({"slots": 1}, "slots must be at least 2")):
+        with pytest.raises(ConfigError, match=message):
+            BenchOps(**wrong).run()  # type: ignore[arg-type]
 
 
 def test_the_texture_benchmark_in_small() -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 import abbe
 from abbe.condensers.sparselearn import SparseLearn
-from abbe.errors import CheckpointError, ConfigError, TableError
+from abbe.errors import CheckpointError, ConfigError, InputError, MissingCoordinates, TableError
 from abbe.evaluate.classify import EvaluateClassify, evaluate_classifier
 from abbe.metrics.predictions import read_predictions
 from abbe.store.commit import is_done
@@ -227,9 +227,40 @@ def test_refusals_before_any_work(tmp_path: Path, cohort: tuple[Path, Path]) -> 
         train_classifier(run_in(tmp_path, cohort, condenser_options=("hidden",)))
     with pytest.raises(ConfigError, match="unknown name 'tcsa'"):
         train_classifier(run_in(tmp_path, cohort, condenser="tcsa"))
+    for options, kind, message in (
+        ({"condenser_options": ("tokens=4",)}, ConfigError, "condenser option 'tokens=4': the budget is --tokens"),
+        ({"condenser_options": ("dim=4",)}, ConfigError, "option 'dim=4': the width is that of the features"),
+        ({"condenser_options": ("top_k=1", "top_k=2")}, ConfigError, "condenser option 'top_k' is given twice"),
+        ({"condenser_options": ("gate_bias=no",)}, ConfigError, "gate_bias must be bool, got 'no'"),
+        ({"condenser": "sparselearn", "condenser_options": SPARSE, "pooling": "abmil"}, InputError,
+         "know no soft weights; .* --condenser-train frozen"),
+        ({"condenser": "slim", "condenser_options": ("embed=20",)}, ConfigError, "slim: embed must be a multiple"),
+    ):  # fmt: skip
+        with pytest.raises(kind, match=message):
+            train_classifier(run_in(tmp_path, cohort, **options))
     with pytest.raises(TableError, match=r"column 'case_id' has one value|has 1 patients"):
         train_classifier(run_in(tmp_path, cohort, label="case_id"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_features_without_coordinates_are_refused_by_slide_before_any_work(tmp_path: Path) -> None:
+    features, labels = write_cohort(tmp_path / "cohort")
+    for path in sorted(features.glob("*.h5")):
+        bag = abbe.read_bag(path)
+        path.unlink()
+        path.with_name(f"{path.name}.sha256.json").unlink()
+        torch.save(bag.features, path.with_suffix(".pt"))
+    run = run_in(tmp_path / "run", (features, labels), condenser="thumbnail", condenser_options=())
+    with pytest.raises(MissingCoordinates, match=r"thumbnail needs positions, and slide 's\d\d' has no coordinates"):
+        train_classifier(run)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_run_that_keeps_all_says_so(tmp_path: Path, cohort: tuple[Path, Path]) -> None:
+    run = run_in(tmp_path, cohort, condenser="none", condenser_options=(), recipe=Recipe(epochs=1))
+    assert train_classifier(run)["tokens"] == 1.0
+    assert abbe.load(tmp_path / "model").config.condenser_options == {"tokens": 1.0}
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, cohort: tuple[Path, Path]) -> None:

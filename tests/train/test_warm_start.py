@@ -29,12 +29,12 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def trained(cohort: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A classifier of four slots with an option that is not the default."""
     out = tmp_path_factory.mktemp("trained") / "run"
-    train_classifier(run_in(out, cohort, condenser_options=("hidden=8", "top_k=1")))
+    train_classifier(run_in(out, cohort, tokens=4, condenser_options=("hidden=8", "top_k=1")))
     return out / "model"
 
 
 def run_in(folder: Path, cohort: tuple[Path, Path], **options: object) -> TrainClassify:
-    settings = {"tokens": 4, "recipe": QUICK, "draws": 100, "cpu": True, **options}
+    settings = {"recipe": QUICK, "draws": 100, "cpu": True, **options}
     return TrainClassify(features=cohort[0], labels=cohort[1], out=folder, **settings)  # type: ignore[arg-type]
 
 
@@ -56,8 +56,9 @@ def test_a_frozen_condenser_stays_and_the_head_learns(tmp_path: Path, cohort: tu
     )
     assert report["condenser_train"] == "frozen"
     assert report["condenser_init_sha256"] == file_sha256(trained / "model.safetensors")
-    # Options that were not given are those of the model it came from.
+    # Budget and options that were not given are those of the model it came from.
     assert abbe.load(tmp_path / "model").condenser.config["top_k"] == 1
+    assert report["tokens"] == 4
     assert json.loads((tmp_path / "config.json").read_text())["condenser_init"] == str(trained)
 
 
@@ -134,6 +135,8 @@ def test_wishes_that_cannot_be_met(tmp_path: Path, cohort: tuple[Path, Path], tr
     refused(
         ConfigError, "brought to one scale, which comes with it; leave --no-standardize out", standardize=False, **init
     )
+    refused(CheckpointError, "a model's name is empty", condenser_init="")
+    refused(CheckpointError, r"run: a run, not a model; the model is .*run/model", condenser_init=str(trained.parent))
     refused(CheckpointError, "neither a folder here nor a model the hub would give", condenser_init="no/such")
     other = write_cohort(tmp_path / "wide", dim=12)
     refused_on = run_in(tmp_path / "run", other, **init)
