@@ -132,8 +132,11 @@ class Condenser(nn.Module):
         return [_budget(self.name, budget) for budget in given]
 
     def _on_valid(self, batch: TokenBatch, run: Callable[[TokenBatch], Condensed]) -> Condensed:
-        """`run(batch)`; for a method that selects, of the tokens that are not masked: an empty slot is no patch."""
-        if not self.selects or bool(batch.mask.all()):
+        """`run(batch)`; for a method that selects, of the tokens that are not masked: an empty slot is no patch.
+
+        Tensors without values (meta), with which operations are counted, are taken as valid.
+        """
+        if not self.selects or batch.mask.is_meta or bool(batch.mask.all()):
             return run(batch)
         rows = batch.mask.nonzero().squeeze(1)
         left = [int(n) for n in torch.bincount(batch.slide_index[rows].cpu(), minlength=len(batch))]
