@@ -1,6 +1,6 @@
 """`abbe bench ops`: what routing takes in time and memory, beside the same in dense PyTorch.
 
-Two ways: with logits given (`routed_mean`), and with the gate's product in what is timed (`gated_mean`), as in TC-SSA.
+Two ways: with logits given (`routed_mean`), and with the gate's product in what is timed (`gated_mean`, as in TC-SSA).
 """
 
 from __future__ import annotations
@@ -195,9 +195,9 @@ def markdown(found: dict[str, Any]) -> str:
 
 {about(found["circumstances"])}
 {found["threads"]} threads; times are medians of rounds in which all ran in turn, ratios those of a round. "Logits
-given": both without the gate's product, so that dense is softmax, topk, scatter and bmm. Memory is the most held at once:
-forward beyond the assignment that is returned, backward for a gradient of the gate alone. Error: relative to
-float64 with the same slots for each patch. In bfloat16 the dense operations are fast because they round
-the logits, and their error shows it.
+given": both without the gate's product, so that dense is softmax, topk, scatter and bmm. Memory is the most held at
+once: forward beyond the assignment that is returned, backward for a gradient of the gate alone. Error: relative to
+float64 with the same slots for each patch. In bfloat16 the dense operations are fast because they round the logits,
+and their error shows it.
 
 {table(columns, rows)}"""
