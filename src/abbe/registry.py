@@ -55,7 +55,7 @@ def checked_options(kind: str, name: str, entry: type, options: Mapping[str, Any
         if option not in known:
             raise ConfigError(f"{kind} {name!r} has no option {option!r}. {nearest(option, known)}")
         if not _fits(hints.get(option, object), value):
-            right = getattr(hints[option], "__name__", str(hints[option]))
+            right = hints[option].__name__ if isinstance(hints[option], type) else str(hints[option])
             raise ConfigError(f"{kind} {name!r}: {option} must be {right}, got {value!r} ({type(value).__name__})")
         ready[option] = value
     return ready

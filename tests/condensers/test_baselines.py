@@ -53,6 +53,11 @@ def test_kmeans_on_a_sample_still_assigns_every_patch() -> None:
     assert condensed.tokens.mass.tolist() == [EACH] * 4
 
 
+def test_kmeans_finds_its_centres_on_at_least_as_many_patches() -> None:
+    condensed = create_condenser("kmeans", dim=16, sample=2)(make_batch([50]), tokens=8)
+    assert bool(condensed.tokens.mask.all())
+
+
 def test_merge_looks_for_neighbours_by_place_and_not_by_row() -> None:
     """Two tissues far apart; rows take turns between them. Windows of eight along the curve never hold both."""
     generator = torch.Generator().manual_seed(2)

@@ -81,7 +81,8 @@ def test_unknown_names_and_options_suggest_the_nearest() -> None:
         ("slim", {"theta": 0}, "theta must be above 0, got 0"),
         ("attention", {"hidden": 0}, "attention: hidden must be at least 1, got 0"),
         ("kmeans", {"steps": -1}, "kmeans: steps must be at least 0, got -1"),
-        ("kmeans", {"sample": 2, "tokens": 4}, "kmeans: sample must be at least 4, got 2"),
+        ("kmeans", {"sample": 0}, "kmeans: sample must be at least 1, got 0"),
+        ("sparselearn", {"tau_start": float("inf")}, "0 < tau_end ≤ tau_start, got tau_start=inf"),
         ("merge", {"window": 1}, "merge: window must be at least 2, got 1"),
     ],
 )

@@ -163,6 +163,24 @@ def test_norms_are_taken_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen == [(torch.float32, False)] * 2
 
 
+@pytest.mark.parametrize("name", ["random", "attention", "fps", "uniform"])
+def test_masked_tokens_are_neither_read_nor_handed_on(name: str) -> None:
+    """Empty cells of a thumbnail, say: whatever stands in them, and with pruning between the blocks too."""
+    batch, keep = make_batch([12, 9]), create_condenser(name, dim=16, tokens=4).eval()
+    encoder, mask = make(), torch.arange(21) % 5 != 1
+    results = []
+    for garbage in (0.0, 50.0):
+        features = torch.where(mask[:, None], batch.features, garbage)
+        masked = replace(batch, features=features, mask=mask)
+        results.append(encoder(masked, between=lambda _, tokens: keep(tokens)))
+    first, second = results
+    assert torch.equal(first.tokens.features, second.tokens.features)
+    assert first.tokens.lengths.tolist() == [4, 4]
+    assert first.dropped.tolist() == [int(mask[:12].sum()) - 4, int(mask[12:].sum()) - 4]
+    assert bool((first.assignment.index[~mask] == -1).all())
+    assert encoder(replace(batch, mask=mask)).tokens.lengths.tolist() == [int(mask[:12].sum()), int(mask[12:].sum())]
+
+
 @pytest.mark.parametrize("name", ["merge", "thumbnail"])
 def test_what_merges_does_not_fit_between_blocks(name: str) -> None:
     """Both keep positions; merged tokens are no patches, and an empty cell would be attended to."""
@@ -197,7 +215,8 @@ def test_refusals() -> None:
     for options, message in (
         ({"theta": 0.0}, "theta must be above 0, got 0"),
         ({"piece": 0}, "piece must be at least 1, got 0"),
-        ({"levels": 0}, "levels must be at least 1 and below 64, got 0"),
+        ({"levels": 0}, "levels must be at least 1 and below 60, got 0"),
+        ({"levels": 60}, "levels must be at least 1 and below 60, got 60"),
         ({"layers": 2.5}, r"encoder 'longnet': layers must be int, got 2\.5 \(float\)"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -153,6 +153,21 @@ def test_shifting_and_constant_logits(lengths: list[int], k: int, top_k: int, sh
     torch.testing.assert_close(level.mass.sum(1), torch.tensor(lengths).double() * min(top_k, k) / k)
 
 
+def test_many_slides_over_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More slides in a chunk than two bytes can number the slots of, and sums over routes in steps of a few rows."""
+    monkeypatch.setattr("abbe.ops.routing.FINISH", 700)
+    lengths = [1] * 1200 + [37, 2, 800]
+    offsets, x, gate = offsets_of(lengths), torch.randn(sum(lengths), 4), torch.randn(32, 4)
+    amount = torch.rand(len(x)) * (torch.arange(len(x)) % 5 > 0)
+    got = gated_mean(x, gate, None, offsets, amount_T=amount)
+    for b in (0, 1, 699, 700, 1199, 1200, 1201, 1202):
+        rows = slice(int(offsets[b]), int(offsets[b + 1]))
+        alone = gated_mean(x[rows], gate, None, offsets_of([lengths[b]]), amount_T=amount[rows])
+        for name in ("centres", "mass", "share", "chosen", "log_normalizer"):
+            torch.testing.assert_close(getattr(got, name)[b], getattr(alone, name)[0], atol=1e-5, rtol=1e-5)
+        assert torch.equal(got.index[rows], alone.index)
+
+
 def test_noise_is_what_one_draw_of_all_logits_gives_and_clean_logits_stay_clean() -> None:
     x, gate, offsets, ones = torch.randn(5000, 4), torch.randn(8, 4), offsets_of([5000]), torch.ones(5000)
     torch.manual_seed(3)

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import abbe
+from abbe.cohorts.dataset import Labelled
 from abbe.condensers.sparselearn import SparseLearn
 from abbe.errors import CheckpointError, ConfigError, InputError, MissingCoordinates, TableError
 from abbe.evaluate.classify import EvaluateClassify, evaluate_classifier
@@ -241,6 +242,42 @@ def test_refusals_before_any_work(tmp_path: Path, cohort: tuple[Path, Path]) -> 
     with pytest.raises(TableError, match=r"column 'case_id' has one value|has 1 patients"):
         train_classifier(run_in(tmp_path, cohort, label="case_id"))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("pooling", ["clam", "dsmil"])
+def test_what_a_pooling_teaches_single_tokens_is_in_the_loss(pooling: str) -> None:
+    from abbe.models.classifier import Classifier, ClassifierConfig
+
+    model = Classifier(ClassifierConfig(dim=16, classes=("a", "b"), condenser="none", pooling=pooling)).eval()  # type: ignore[arg-type]
+    batch = Labelled(make_batch([30, 40]), torch.tensor([0, 1]))
+    with torch.no_grad():
+        step, prediction = classify.classify_loss(model, batch), model(batch.bags)
+        assert prediction.instance_loss is not None
+        taught = float(prediction.instance_loss(batch.labels))
+    assert taught > 0
+    assert float(step.loss_sum) == pytest.approx(float(step.task_sum) + taught, rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_from_the_start_is_an_option_s_fault(
+    tmp_path: Path, cohort: tuple[Path, Path]
+) -> None:
+    run = run_in(tmp_path / "run", cohort, condenser_options=("hidden=8", "aux_weight=1e39"))
+    with pytest.raises(ConfigError, match=r"tcssa with .*1e\+39.*the loss is inf before any training"):
+        train_classifier(run)
+    assert not run.out.exists()
+
+
+def test_a_run_of_an_earlier_version_is_the_same_run(tmp_path: Path, cohort: tuple[Path, Path]) -> None:
+    """Its settings lack what came later, and name a budget of 32 that is now what is meant when none is given."""
+    run = run_in(tmp_path, cohort, tokens=None)
+    settings = classify.describe(run)
+    old = {key: value for key, value in settings.items() if not key.startswith("condenser_")} | {"tokens": 32}
+    old["condenser_options"] = settings["condenser_options"]
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    classify._check_folder(run, settings)
+    (tmp_path / "config.json").write_text(json.dumps(old | {"tokens": 16}))
+    with pytest.raises(ConfigError, match="holds a run with tokens=16, not 32"):
+        classify._check_folder(run, settings)
 
 
 def test_features_without_coordinates_are_refused_by_slide_before_any_work(tmp_path: Path) -> None:

@@ -32,6 +32,9 @@ from accelerate import PartialState
 if PartialState().is_main_process:
     weight = {name: value.flatten()[:50].tolist() for name, value in model.state_dict().items()}
     out.write_text(json.dumps({"world": PartialState().num_processes, "history": history, "weight": weight}))
+if PartialState().num_processes > 1:
+    PartialState().wait_for_everyone()
+    PartialState().destroy_process_group()
 """
 
 

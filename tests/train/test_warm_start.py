@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -138,10 +139,41 @@ def test_wishes_that_cannot_be_met(tmp_path: Path, cohort: tuple[Path, Path], tr
     refused(CheckpointError, "a model's name is empty", condenser_init="")
     refused(CheckpointError, r"run: a run, not a model; the model is .*run/model", condenser_init=str(trained.parent))
     refused(CheckpointError, "neither a folder here nor a model the hub would give", condenser_init="no/such")
+    config = trained / "config.json"
+    stranger = tmp_path / "stranger"
+    stranger.mkdir()
+    (stranger / "model.safetensors").write_bytes((trained / "model.safetensors").read_bytes())
+    (stranger / "config.json").write_text(config.read_text().replace('"encoder": "test"', '"encoder": "conch_v15"'))
+    refused(ConfigError, "made for features of conch_v15, these are of test", condenser_init=str(stranger))
     other = write_cohort(tmp_path / "wide", dim=12)
     refused_on = run_in(tmp_path / "run", other, **init)
     with pytest.raises(ConfigError, match="made for features 8 wide, these are 12 wide"):
         train_classifier(refused_on)
+
+
+@pytest.mark.slow
+def test_a_stopped_run_does_not_go_on_from_other_weights(
+    tmp_path: Path, cohort: tuple[Path, Path], trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moving = tmp_path / "moving"
+    shutil.copytree(trained, moving)
+    run = run_in(tmp_path / "run", cohort, condenser_init=str(moving), condenser_train="frozen")
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("abbe.train.classify.save_pretrained", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train_classifier(run)
+    model = abbe.load(moving)
+    with torch.no_grad():
+        model.condenser.gate.weight.add_(1)
+    model.save_pretrained(moving)
+    with pytest.raises(
+        CheckpointError, match=r"condenser_init\.json: this run began from weights \w{12}…, and .* now holds"
+    ):
+        train_classifier(run)
 
 
 @pytest.mark.slow

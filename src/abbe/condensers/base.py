@@ -6,7 +6,6 @@ class attributes below, and `condense`. It then appears in the command line, the
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from abbe.errors import BagError, ConfigError, InputError, MissingCoordinates, check_range
-from abbe.types import Assignment, Condensed, TokenBatch, offsets_of
+from abbe.types import Assignment, Condensed, TokenBatch, offsets_of, on_valid
 
 Budget = int | float | Sequence[int | float] | Tensor
 
@@ -132,22 +131,8 @@ class Condenser(nn.Module):
         return [_budget(self.name, budget) for budget in given]
 
     def _on_valid(self, batch: TokenBatch, run: Callable[[TokenBatch], Condensed]) -> Condensed:
-        """`run(batch)`; for a method that selects, of the tokens that are not masked: an empty slot is no patch.
-
-        Tensors without values (meta), with which operations are counted, are taken as valid.
-        """
-        if not self.selects or batch.mask.is_meta or bool(batch.mask.all()):
-            return run(batch)
-        rows = batch.mask.nonzero().squeeze(1)
-        left = [int(n) for n in torch.bincount(batch.slide_index[rows].cpu(), minlength=len(batch))]
-        if 0 in left:
-            slide = batch.slide_ids[left.index(0)]
-            raise BagError(f"{self.name}: all tokens of slide {slide!r} are masked; there is nothing to keep")
-        found = run(batch.rows(rows, offsets_of(left)))
-        index = found.assignment.index.new_full((len(batch.features), found.assignment.index.shape[1]), -1)
-        weight = found.assignment.weight.new_zeros(index.shape)
-        index[rows], weight[rows] = found.assignment.index, found.assignment.weight
-        return dataclasses.replace(found, assignment=Assignment(index, weight, batch.offsets))
+        """`run(batch)`; a method that selects is not shown masked tokens."""
+        return on_valid(batch, run) if self.selects else run(batch)
 
     def _check(self, batch: TokenBatch) -> None:
         if batch.width != self.dim:

@@ -14,7 +14,8 @@ from abbe.types import Condensed, TokenBatch
 class KMeans(Condenser):
     """k-means a slide: seeds and Lloyd's steps on at most `sample` patches, then every patch to its nearest centre.
 
-    steps: at most so many of Lloyd's.   sample: patches the centres are found on, drawn by lot.   seed: of all draws.
+    steps: at most so many of Lloyd's.   sample: patches the centres are found on, drawn by lot (K if that is more).
+    seed: of all draws.
     A token is the mean of its patches; it is masked where no patch is nearest to its centre.
     """
 
@@ -28,7 +29,7 @@ class KMeans(Condenser):
     ) -> None:
         super().__init__(dim=dim, tokens=tokens)
         check_range("kmeans", 0, steps=steps)
-        check_range("kmeans", self.tokens if isinstance(self.tokens, int) else 1, sample=sample)
+        check_range("kmeans", 1, sample=sample)
         self.steps, self.sample, self.seed = steps, sample, seed
 
     def condense(self, batch: TokenBatch, budgets: list[int], *, soft: bool) -> Condensed:
@@ -44,7 +45,7 @@ class KMeans(Condenser):
             return group
         # By lot and then in the order of the bag, so that the centres do not depend on the order of the rows given.
         origin = slide.origin[valid].cpu()
-        drawn = hash_rows(self.seed, slide_id, origin).argsort(descending=True, stable=True)[: self.sample]
+        drawn = hash_rows(self.seed, slide_id, origin).argsort(descending=True, stable=True)[: max(self.sample, k)]
         drawn = drawn[origin[drawn].argsort()].to(valid.device)
         generator = torch.Generator().manual_seed(int(hash_rows(self.seed, slide_id, torch.tensor([-1]))) & (2**63 - 1))
         rows = slide.features.detach()

@@ -82,8 +82,10 @@ class SparseLearn(Condenser):
         ):
             if value not in known:
                 raise ConfigError(f"sparselearn: {option} has no value {value!r}. {nearest(value, known)}")
-        check_range("sparselearn", 1, layers=layers, scorer_width=scorer_width, heads=heads, latents=latents)
-        if not 0 < tau_end <= tau_start:
+        check_range("sparselearn", 1, scorer_width=scorer_width, heads=heads)
+        if context != "none":  # a pointwise scorer has neither
+            check_range("sparselearn", 1, layers=layers, latents=latents)
+        if not 0 < tau_end <= tau_start < math.inf:
             raise ConfigError(f"sparselearn: 0 < tau_end ≤ tau_start, got tau_start={tau_start}, tau_end={tau_end}")
         if budget_start is not None and not 0 < budget_start <= 1:
             raise ConfigError(f"sparselearn: budget_start is a keep rate in (0, 1] or None, got {budget_start}")

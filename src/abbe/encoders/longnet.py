@@ -22,7 +22,7 @@ from abbe.encoders.identity import everyone_stays
 from abbe.errors import ConfigError, InputError, MissingCoordinates, check_range
 from abbe.ops.dilated_attention import Branch, branches_of, dilated_attention
 from abbe.ops.rope2d import rope2d, rotations
-from abbe.types import Condensed, TokenBatch, offsets_of
+from abbe.types import Condensed, TokenBatch, offsets_of, on_valid
 
 
 class LongNet(Encoder):
@@ -55,7 +55,7 @@ class LongNet(Encoder):
                 f"got width={width}, heads={heads}, layers={layers}"
             )
         check_range(self.name, 1, hidden=hidden, piece=piece)
-        check_range(self.name, 1, below=64, levels=levels)
+        check_range(self.name, 1, below=64 - piece.bit_length(), levels=levels)  # piece · 2^levels is a row number
         if not 0 < theta < math.inf:
             raise ConfigError(f"{self.name}: theta must be above 0, got {theta}")
         branches_of(1, segments=segments)  # refuses an unknown name now rather than at the first slide
@@ -71,11 +71,16 @@ class LongNet(Encoder):
 
         It gets the hidden patch tokens without [CLS] and returns a Condensed of them, or None. What it drops is gone
         from the blocks that follow; assignments compose, and its losses, metrics and predictions are handed on.
-        Raises MissingCoordinates where positions are missing, before or after `between`.
+        Masked tokens are neither read nor handed on. Raises MissingCoordinates where positions are missing, before or
+        after `between`.
         """
         self._check(batch)
         if batch.positions is None:
             raise MissingCoordinates(f"{self.name} needs positions, and a bag of this batch has no coordinates")
+        return on_valid(batch, lambda valid: self._encode(valid, between))
+
+    def _encode(self, batch: TokenBatch, between: Between | None) -> Condensed:
+        assert batch.positions is not None
         tokens = replace(batch, features=by_rows(self.project, batch.features.to(self.cls.dtype)).to(self.cls.dtype))
         corner = _corner(batch.positions, batch.offsets)
         x, offsets, tokens = _with_cls(self.cls.expand(len(batch), -1), tokens)

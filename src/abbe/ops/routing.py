@@ -28,8 +28,8 @@ from torch.nn import functional as F
 
 # Rows a step. On a CPU: a chunk of 1,024 columns, in float32 where it was bfloat16, takes 6 MB and stays in the cache;
 # more rows gain nothing, fewer leave torch's operations too short for two threads. And a multiple of 16, the numbers
-# torch's generator makes at once, so that noise drawn chunk by chunk is the noise of one draw. On a GPU: launches are
-# hidden.
+# torch's generator makes at once, so that noise drawn chunk by chunk is the noise of one draw (but for the end, where
+# fewer than 16 are left). On a GPU: launches are hidden.
 CHUNK, CHUNK_GPU = 1504, 65_536
 FINISH = 16_384  # rows a step where only routes are added up
 

@@ -23,14 +23,15 @@ from abbe.console import result
 from abbe.errors import ConfigError, TableError
 from abbe.metrics.predictions import figures, summary, write_predictions
 from abbe.models.classifier import Classifier, ClassifierConfig, Pooling
-from abbe.models.hub import save_pretrained, weights_sha256
+from abbe.models.hub import save_pretrained
 from abbe.models.predict import predict
 from abbe.store import commit
 from abbe.train import checkpoint
 from abbe.train.loop import Recipe, Step, fit
-from abbe.train.warm_start import CondenserTrain, check_wish, starting_model, take_over
+from abbe.train.warm_start import CondenserTrain, check_wish, origin_of, starting_model, take_over
 
 DEFAULT_TOKENS = 32
+ORIGIN = "condenser_init.json"
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,11 @@ class TrainClassify:
 
     def run(self) -> int:
         report = train_classifier(self)
-        if not PartialState().is_main_process:
+        main = PartialState().is_main_process
+        if PartialState().num_processes > 1:  # a process that leaves while another still talks to it aborts it
+            PartialState().wait_for_everyone()
+            PartialState().destroy_process_group()
+        if not main:
             return 0
         test = report["figures"]["test"]
         lines = [f"{name}: {_shown(value)}" for name, value in test.items()]
@@ -124,11 +129,14 @@ def train_classifier(run: TrainClassify) -> dict[str, Any]:
         pooling=run.pooling,
         encoder=cohort.encoder,
     )
+    origin = None if run.condenser_init is None else origin_of(run.condenser_init, run.out / ORIGIN, resume=run.resume)
     config = _tried(config, cohort.splits["train"][0], start, frozen=run.condenser_train == "frozen")
     processes.wait_for_everyone()  # until all have seen whether the folder is free
     if processes.is_main_process:
         commit.write_json(run.out / "config.json", settings, format="abbe-config")
         commit.write_text(run.out / "splits.csv", table.to_csv(index=False), format="labels")
+        if origin is not None:
+            commit.write_json(run.out / ORIGIN, origin, format="abbe-origin")
     train = SlideDataset(cohort.splits["train"])
 
     def build() -> Classifier:
@@ -165,7 +173,7 @@ def train_classifier(run: TrainClassify) -> dict[str, Any]:
 
 
 def _tried(config: ClassifierConfig, item: Item, start: Classifier | None, *, frozen: bool) -> ClassifierConfig:
-    """The configuration, with the budget as the condenser understood it, after a step on a few patches of one slide.
+    """The configuration, with the budget as the condenser understood it, once a few patches of a slide went through.
 
     So options that cannot be met, and weights that do not fit, are refused before anything is written.
     """
@@ -277,7 +285,7 @@ def _evaluate(
         "condenser": run.condenser,
         "tokens": model.condenser.tokens,
         "condenser_train": run.condenser_train,
-        "condenser_init_sha256": weights_sha256(run.condenser_init) if run.condenser_init else None,
+        "condenser_init_sha256": json.loads((run.out / ORIGIN).read_text())["sha256"] if run.condenser_init else None,
         "pooling": run.pooling,
         "seed": run.recipe.seed,
         "slides": {split: len(items) for split, items in cohort.splits.items()},
@@ -298,14 +306,24 @@ def _check_folder(run: TrainClassify, settings: dict[str, Any]) -> None:
     before = run.out / "config.json"
     if not (run.resume and before.is_file()):
         return
-    old = json.loads(before.read_text(encoding="utf-8"))
+    old, new = (_in_effect(values) for values in (json.loads(before.read_text(encoding="utf-8")), settings))
     free = ("json", "resume", "out", "cpu")
-    for key in sorted((set(old) | set(settings)) - set(free)):
-        if old.get(key) != settings.get(key):
+    for key in sorted((set(old) | set(new)) - set(free)):
+        if old.get(key) != new.get(key):
             raise ConfigError(
-                f"{before}: this folder holds a run with {key}={old.get(key)!r}, not {settings.get(key)!r}; "
+                f"{before}: this folder holds a run with {key}={old.get(key)!r}, not {new.get(key)!r}; "
                 "use another --out, or --no-resume to start again here"
             )
+
+
+def _in_effect(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings with what they leave open: a run of an earlier version has fewer keys, and is the same run."""
+    fields = dataclasses.fields(TrainClassify)
+    standard = {item.name: item.default for item in fields if item.default is not dataclasses.MISSING}
+    full = {**json.loads(json.dumps(standard, default=str)), **settings}
+    if full["tokens"] is None and full["condenser_init"] is None:
+        full["tokens"] = DEFAULT_TOKENS
+    return full
 
 
 def _patients(items: list[Item]) -> int:

@@ -6,11 +6,13 @@ own predictions, begin anew. Sources: TC-SSA trains jointly; its README takes a 
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Literal
 
 from abbe.errors import CheckpointError, ConfigError
 from abbe.models.classifier import Classifier
-from abbe.models.hub import load
+from abbe.models.hub import load, weights_sha256
 from abbe.store.aliases import same_encoder
 
 CondenserTrain = Literal["joint", "frozen"]
@@ -53,6 +55,22 @@ def starting_model(
             "leave --no-standardize out"
         )
     return start
+
+
+def origin_of(init: str, path: Path, *, resume: bool) -> dict[str, str]:
+    """{"model", "sha256"}: which weights a run starts from, as its file `path` keeps it.
+
+    Raises CheckpointError where the run in this folder began from other weights than lie there now.
+    """
+    found = {"model": init, "sha256": weights_sha256(init)}
+    if resume and path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))["sha256"]
+        if before != found["sha256"]:
+            raise CheckpointError(
+                f"{path}: this run began from weights {before[:12]}…, and {init} now holds {found['sha256'][:12]}…; "
+                "use another --out, or --no-resume to start again here"
+            )
+    return found
 
 
 def take_over(model: Classifier, start: Classifier, *, frozen: bool = False) -> None:
