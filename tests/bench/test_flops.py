@@ -76,6 +76,7 @@ def test_dilated_pairs_one_by_one() -> None:
     assert flops.dilated_pairs(37, 5, [(8, 1), (16, 3)]) == pairs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", range(4))
 def test_language_models_count_what_the_formula_says(case: int) -> None:
     """Qwen 2 and 3 of widths drawn at random, run by Transformers on the meta device."""
@@ -97,6 +98,7 @@ def test_language_models_count_what_the_formula_says(case: int) -> None:
     assert count_decoder(decoder, length) == (decoder.prefill(length).total, decoder.kv_bytes(length))
 
 
+@pytest.mark.slow
 def test_language_models_in_known_figures() -> None:
     """7.6 and 4.0 billion parameters, of which the embedding multiplies nothing; 28 or 36 layers of KV heads."""
     parameters = flops.QWEN25_7B.prefill(1).total / 2

@@ -218,6 +218,7 @@ def small(rows, tmp_path) -> tuple[NeedlePlan, Path]:
     return plan, tmp_path / "small"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["cohort.json", "plan.json", "labels.csv", "truth/patches.parquet", "test-0001.h5", "train-0000.h5"]
 )

@@ -56,6 +56,7 @@ def test_override_mpp_makes_the_nameless_slide_usable(data, tmp_path):
     assert (outcome.outcome, outcome.patches) == ("done", 160)
 
 
+@pytest.mark.slow
 def test_dicom_patches_lie_where_those_of_the_same_svs_do(real):
     verb, _ = real
     places = [read_bag(features_of(verb.out, name)).coords for name in ("cmu-1-small-region", "cmu1_small_dicom")]

@@ -120,6 +120,7 @@ def test_a_frozen_condenser_takes_the_hard_path_without_noise_in_training(
     assert set(told) == {"hard"}
 
 
+@pytest.mark.slow
 def test_wishes_that_cannot_be_met(tmp_path: Path, cohort: tuple[Path, Path], trained: Path) -> None:
     def refused(kind: type[Exception], match: str, **options: object) -> None:
         with pytest.raises(kind, match=match):
