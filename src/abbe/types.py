@@ -9,7 +9,7 @@ Shape legend, used in every docstring and in suffixes where they help:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
@@ -392,26 +392,6 @@ class Condensed:
             slide = torch.repeat_interleave(torch.arange(b), self.assignment.offsets.diff())
             within = self.assignment.index < self.tokens.lengths[slide, None]
             _require(bool(within.all()), "assignment names a token its slide does not have", self.assignment.index)
-
-
-def on_valid(batch: TokenBatch, run: Callable[[TokenBatch], Condensed]) -> Condensed:
-    """`run` of the tokens that are not masked, its assignment over all of them: an empty slot is no patch.
-
-    Raises BagError for a slide whose every token is masked. Tensors without values (meta), with which operations are
-    counted, are taken as valid.
-    """
-    if batch.mask.is_meta or bool(batch.mask.all()):
-        return run(batch)
-    rows = batch.mask.nonzero().squeeze(1)
-    left = torch.bincount(batch.slide_index[rows].cpu(), minlength=len(batch))
-    if not bool(left.all()):
-        slide = batch.slide_ids[left.tolist().index(0)]
-        raise BagError(f"all tokens of slide {slide!r} are masked; there is nothing to read or keep")
-    found = run(batch.rows(rows, offsets_of(left)))
-    index = found.assignment.index.new_full((len(batch.features), found.assignment.index.shape[1]), -1)
-    weight = found.assignment.weight.new_zeros(index.shape)
-    index[rows], weight[rows] = found.assignment.index, found.assignment.weight
-    return replace(found, assignment=Assignment(index, weight, batch.offsets))
 
 
 def offsets_of(lengths: Tensor | Sequence[int]) -> Tensor:

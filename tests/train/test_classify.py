@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -265,6 +266,20 @@ def test_a_loss_that_is_not_finite_from_the_start_is_an_option_s_fault(
     with pytest.raises(ConfigError, match=r"tcssa with .*1e\+39.*the loss is inf before any training"):
         train_classifier(run)
     assert not run.out.exists()
+
+
+@pytest.mark.slow
+def test_features_of_a_large_scale_are_brought_to_one_before_anything_is_refused(tmp_path: Path) -> None:
+    features, labels = write_cohort(tmp_path / "cohort")
+    for path in sorted(features.glob("*.h5")):
+        bag = abbe.read_bag(path)
+        abbe.write_bag(path, replace(bag, features=bag.features * 1e25))
+    quick = {"recipe": Recipe(epochs=1)}
+    report = train_classifier(run_in(tmp_path / "scaled", (features, labels), **quick))
+    assert report["figures"]["test"]["auroc"]["n"] == 6
+    raw = run_in(tmp_path / "raw", (features, labels), standardize=False, **quick)
+    with pytest.raises(ConfigError, match="the scale of features taken as they are, is out of range"):
+        train_classifier(raw)
 
 
 def test_a_run_of_an_earlier_version_is_the_same_run(tmp_path: Path, cohort: tuple[Path, Path]) -> None:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from abbe.errors import BagError, ConfigError, InputError, MissingCoordinates, check_range
-from abbe.types import Assignment, Condensed, TokenBatch, offsets_of, on_valid
+from abbe.ops.masked import on_valid
+from abbe.types import Assignment, Condensed, TokenBatch, offsets_of
 
 Budget = int | float | Sequence[int | float] | Tensor
 

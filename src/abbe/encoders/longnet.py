@@ -21,8 +21,9 @@ from abbe.encoders.base import Between, Encoder
 from abbe.encoders.identity import everyone_stays
 from abbe.errors import ConfigError, InputError, MissingCoordinates, check_range
 from abbe.ops.dilated_attention import Branch, branches_of, dilated_attention
+from abbe.ops.masked import on_valid
 from abbe.ops.rope2d import rope2d, rotations
-from abbe.types import Condensed, TokenBatch, offsets_of, on_valid
+from abbe.types import Condensed, TokenBatch, offsets_of
 
 
 class LongNet(Encoder):

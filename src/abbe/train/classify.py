@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -130,7 +131,7 @@ def train_classifier(run: TrainClassify) -> dict[str, Any]:
         encoder=cohort.encoder,
     )
     origin = None if run.condenser_init is None else origin_of(run.condenser_init, run.out / ORIGIN, resume=run.resume)
-    config = _tried(config, cohort.splits["train"][0], start, frozen=run.condenser_train == "frozen")
+    config = _tried(run, config, cohort.splits["train"][0], start)
     processes.wait_for_everyone()  # until all have seen whether the folder is free
     if processes.is_main_process:
         commit.write_json(run.out / "config.json", settings, format="abbe-config")
@@ -140,12 +141,7 @@ def train_classifier(run: TrainClassify) -> dict[str, Any]:
     train = SlideDataset(cohort.splits["train"])
 
     def build() -> Classifier:
-        model = Classifier(config)
-        if start is not None:
-            take_over(model, start, frozen=run.condenser_train == "frozen")
-        elif run.standardize:
-            model.scaler.measure(train[row][0].features for row in range(len(train)))
-        return model
+        return _model(run, config, start, (train[row][0].features for row in range(len(train))))
 
     model, history = fit(
         build,
@@ -172,22 +168,32 @@ def train_classifier(run: TrainClassify) -> dict[str, Any]:
     return report
 
 
-def _tried(config: ClassifierConfig, item: Item, start: Classifier | None, *, frozen: bool) -> ClassifierConfig:
+def _model(
+    run: TrainClassify, config: ClassifierConfig, start: Classifier | None, bags: Iterable[torch.Tensor]
+) -> Classifier:
+    """A classifier before training: condenser and scale of `start`, or a scale measured on bags [N, D]."""
+    model = Classifier(config)
+    if start is not None:
+        take_over(model, start, frozen=run.condenser_train == "frozen")
+    elif run.standardize:
+        model.scaler.measure(bags)
+    return model
+
+
+def _tried(run: TrainClassify, config: ClassifierConfig, item: Item, start: Classifier | None) -> ClassifierConfig:
     """The configuration, with the budget as the condenser understood it, once a few patches of a slide went through.
 
     So options that cannot be met, and weights that do not fit, are refused before anything is written.
     """
-    trial = Classifier(config)
-    if start is not None:
-        take_over(trial, start, frozen=frozen)
     bag, label = SlideDataset([item])[0]
     few = dataclasses.replace(bag, features=bag.features[:64], coords=None if bag.coords is None else bag.coords[:64])
+    trial = _model(run, config, start, [few.features])
     with torch.no_grad():
         loss = classify_loss(trial.train(), collate([(few, label)])).loss_sum
     if not bool(torch.isfinite(loss)):
         raise ConfigError(
             f"{config.condenser} with {config.condenser_options}: the loss is {float(loss)} before any training; "
-            "an option is out of range"
+            "an option, or the scale of features taken as they are, is out of range"
         )
     return dataclasses.replace(config, condenser_options={**config.condenser_options, "tokens": trial.condenser.tokens})
 

@@ -83,13 +83,14 @@ def take_over(model: Classifier, start: Classifier, *, frozen: bool = False) -> 
     except RuntimeError as error:
         raise CheckpointError(
             f"--condenser-init: weights of {start.config.condenser} with {start.config.condenser_options} do not fit "
-            f"one with {model.config.condenser_options}; give the same tokens and options ({_first_line(error)})"
+            f"one with {model.config.condenser_options}; give the same tokens and options ({_reason(error)})"
         ) from error
     model.scaler.load_state_dict(start.scaler.state_dict())
     if frozen:
         model.freeze_condenser()
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
+    """The last line of torch's list of what does not fit, and not all of it."""
     line = str(error).strip().splitlines()[-1].strip()
     return line if len(line) < 160 else f"{line[:160]} …"
