@@ -6,8 +6,10 @@ Exit codes: 0 all done, 1 some items failed, 2 refused before work.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -17,31 +19,29 @@ from typing import Any
 from abbe import __version__
 
 VERBS: dict[str, tuple[str, str]] = {
-    "demo": ("abbe.demo:Demo", "the tour: phantom slides → features → train → compare → report.html"),
-    "inspect": ("abbe.inspection.verb:Inspect", "what a slide, bag, table, benchmark or model is, and what is wrong"),
-    "encode": ("abbe.slides.encode:Encode", "slides → bags of patch features, in TRIDENT layout"),
-    "convert": ("abbe.slides.convert:ConvertWithSlides", "feature files of any layout → one that Abbe writes"),
-    "cohort mosaic": ("abbe.cohorts.mosaic:MosaicCohort", "a cohort with known truth, of real labelled patches"),
-    "cohort phantom": ("abbe.cohorts.phantom:PhantomCohort", "a cohort with known truth, rendered"),
-    "cohort realism": (
-        "abbe.cohorts.realism:Realism",
-        "rendered patches beside real ones, for the eye and for a probe",
-    ),
+    "demo": ("demo:Demo", "the tour: phantom slides → features → train → compare → report.html"),
+    "inspect": ("inspect:Inspect", "what a slide, bag, table, benchmark or model is, and what is wrong"),
+    "encode": ("encode:Encode", "slides → bags of patch features, in TRIDENT layout"),
+    "convert": ("convert:Convert", "feature files of any layout → one that Abbe writes"),
+    "cohort mosaic": ("cohort_mosaic:MosaicCohort", "a cohort with known truth, of real labelled patches"),
+    "cohort phantom": ("cohort_phantom:PhantomCohort", "a cohort with known truth, rendered"),
+    "cohort realism": ("cohort_realism:Realism", "rendered patches beside real ones, for the eye and for a probe"),
     "train classify": (
-        "abbe.train.classify:TrainClassify",
-        "bags and labels → a slide classifier, with honest figures",
+        "train_classify:TrainClassify",
+        "bags and labels → a slide classifier, measured on other patients",
     ),
-    "evaluate classify": ("abbe.evaluate.classify:EvaluateClassify", "a model and a labelled cohort → figures"),
-    "condense": ("abbe.models.condense:CondenseSlide", "a bag and a model → its tokens, and who went where"),
-    "export heatmap": ("abbe.view.heatmap:ExportHeatmap", "a slide and a model → pictures of what was kept"),
-    "export tsne": ("abbe.view.tsne:ExportTsne", "patches of several cohorts in the plane, coloured by slot"),
-    "bench flops": ("abbe.bench.flops:BenchFlops", "operations of every method, counted, beside the published"),
-    "bench needle": ("abbe.bench.needle:BenchNeedle", "how small an evidence each method still finds"),
-    "bench ops": ("abbe.bench.ops:BenchOps", "time and memory of routing, beside dense PyTorch"),
-    "bench slots": ("abbe.bench.slots:BenchSlots", "what the clustering loss does to TC-SSA's slots"),
-    "bench texture": ("abbe.bench.texture:BenchTexture", "speed of `texture`, and how well a linear probe reads it"),
-    "verify": ("abbe.store.verify:Verify", "every missing, torn, altered or foreign file of an output folder"),
+    "evaluate classify": ("evaluate_classify:EvaluateClassify", "a model and a labelled cohort → metrics"),
+    "condense": ("condense:CondenseSlide", "a bag and a model → its tokens, and who went where"),
+    "export heatmap": ("export_heatmap:ExportHeatmap", "a slide and a model → pictures of what was kept"),
+    "export tsne": ("export_tsne:ExportTsne", "patches of several cohorts in the plane, coloured by slot"),
+    "bench flops": ("bench_flops:BenchFlops", "operations of every method, counted, beside the published"),
+    "bench needle": ("bench_needle:BenchNeedle", "how small an evidence each method still finds"),
+    "bench ops": ("bench_ops:BenchOps", "time and memory of routing, beside dense PyTorch"),
+    "bench slots": ("bench_slots:BenchSlots", "what the clustering loss does to TC-SSA's slots"),
+    "bench texture": ("bench_texture:BenchTexture", "speed of `texture`, and how well a linear probe reads it"),
+    "verify": ("verify:Verify", "every missing, torn, altered or foreign file of an output folder"),
 }
+"""verb: (file in abbe.verbs and its class, what it does)"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -63,7 +63,7 @@ def run(arguments: list[str]) -> int:
     from abbe.errors import AbbeError, InputError
 
     module, _, name = VERBS[verb][0].partition(":")
-    kind = getattr(importlib.import_module(module), name)
+    kind = getattr(importlib.import_module(f"abbe.verbs.{module}"), name)
     try:
         return int(_parse(kind, verb, rest).run())
     except InputError as error:
@@ -120,12 +120,25 @@ def _parse(kind: type, verb: str, arguments: list[str]) -> Any:
     import tyro
 
     from abbe.config import read_config
+    from abbe.errors import InputError
 
     given, rest = _take_config(arguments)
     default = read_config(kind, given) if given else None
     description = inspect.cleandoc(kind.__doc__ or "")
     options: dict[str, Any] = {} if default is None else {"default": default}
-    return tyro.cli(kind, prog=f"abbe {verb}", description=description, args=rest, **options)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(kind, prog=f"abbe {verb}", description=description, args=rest, **options)
+    except SystemExit as stop:
+        # tyro frames every error in a box; a setting that we refuse is told like any other refusal.
+        cause: BaseException | None = stop
+        while cause is not None:
+            if isinstance(cause, InputError):
+                raise cause from None
+            cause = cause.__cause__ or cause.__context__
+        sys.stderr.write(said.getvalue())
+        raise
 
 
 def _take_config(arguments: list[str]) -> tuple[Path | None, list[str]]:

@@ -8,10 +8,10 @@ import random
 import pytest
 import torch
 
+from abbe.bench import closed_forms as flops
 from abbe.bench.flops import (
     SLIDE,
     SLIM_PUBLISHED,
-    BenchFlops,
     count_condenser,
     count_decoder,
     counted,
@@ -21,7 +21,7 @@ from abbe.bench.flops import (
     slim_cost,
 )
 from abbe.condensers import list_condensers
-from abbe.ops import flops
+from abbe.verbs.bench_flops import BenchFlops
 
 
 @pytest.mark.slow

@@ -4,14 +4,15 @@ import json
 
 import pytest
 
-from abbe.bench.slots import BenchSlots, bench_slots
-from abbe.cohorts.bank import BankPlan
+from abbe.bench.slots import bench_slots
+from abbe.phantom.bank import BankPlan
+from abbe.verbs.bench_slots import BenchSlots
 
 
 @pytest.mark.slow
 def test_a_small_study_has_every_figure_and_resumes(tmp_path, capsys):
     study = BenchSlots(
-        tmp_path / "out",
+        out=tmp_path / "out",
         results=tmp_path / "results",
         weights=(0.0, 1.0),
         seeds=(0, 1),

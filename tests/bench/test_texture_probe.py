@@ -14,9 +14,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from abbe.bench.probe import TASKS, colour_histogram, probe, read_patches, ridge_classes
-from abbe.bench.texture import BenchTexture
 from abbe.console import progress
 from abbe.errors import ConfigError, TableError
+from abbe.verbs.bench_texture import BenchTexture
 
 CLASSES = ("lung_aca", "lung_n", "lung_scc", "colon_aca", "colon_n")
 

@@ -119,7 +119,7 @@ def permuting_patches_permutes_who_went_where(cls: type[Condenser], name: str) -
     )
     before, after = run(condenser, batch), run(condenser, moved)
     kept_before, kept_after = before.assignment.index >= 0, after.assignment.index >= 0
-    assert torch.equal(kept_before[order], kept_after) != cls.ordered
+    assert torch.equal(kept_before[order], kept_after) != cls.order_dependent
     if cls.merges:
         assert torch.equal(before.assignment.index[order], after.assignment.index)
         torch.testing.assert_close(before.tokens.features, after.tokens.features, atol=1e-5, rtol=0)
@@ -151,7 +151,7 @@ def selected_tokens_stand_in_slide_order(cls: type[Condenser], name: str) -> Non
 
 @check
 def selected_tokens_are_the_patches_themselves(cls: type[Condenser], name: str) -> None:
-    if not cls.selects or cls.encodes:
+    if not cls.selects or cls.changes_features:
         return
     batch = make_batch(LENGTHS, dim=DIM)
     for slide, kept in zip(batch, run(make(cls, name), batch).tokens, strict=True):
@@ -332,7 +332,7 @@ def gradient_reaches_the_features(cls: type[Condenser], name: str) -> None:
     assert features.grad is not None
     kept = (condensed.assignment.index >= 0).any(1)
     assert bool(features.grad[kept].any(1).all())
-    if not cls.encodes:
+    if not cls.changes_features:
         assert not features.grad[~kept].any()
 
 

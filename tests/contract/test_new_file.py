@@ -11,12 +11,13 @@ import torch
 
 from abbe import condensers
 from abbe.bench.flops import other_rows
-from abbe.bench.needle import BenchNeedle, bench_needle, markdown
-from abbe.cohorts.bank import BankPlan
+from abbe.bench.needle import bench_needle, markdown
 from abbe.condensers import condenser_class, list_condensers, markdown_table
 from abbe.models.hub import load
-from abbe.train.classify import TrainClassify
-from abbe.train.loop import Recipe
+from abbe.phantom.bank import BankPlan
+from abbe.train.recipe import Recipe
+from abbe.verbs.bench_needle import BenchNeedle
+from abbe.verbs.train_classify import TrainClassify
 from builders import write_cohort
 from contract.checks import CHECKS
 
@@ -54,7 +55,7 @@ def test_a_new_file_trains_and_is_loaded_again(largest: str, tmp_path: Path) -> 
 @pytest.mark.slow
 def test_a_new_file_is_measured_by_the_needle_benchmark(largest: str, tmp_path: Path) -> None:
     run = BenchNeedle(
-        tmp_path, condensers=(largest, "none"), tokens=5, fractions=(0.05,), seeds=(0,), rates=(1e-3,), epochs=1,
+        out=tmp_path, condensers=(largest, "none"), tokens=5, fractions=(0.05,), seeds=(0,), rates=(1e-3,), epochs=1,
         slides=(12, 6, 8), patches=40, bank=BankPlan(sites=1, normal=(1, 1, 1), tumour=(1, 1, 1)), draws=50, workers=1,
     )  # fmt: skip
     text = markdown(bench_needle(run))

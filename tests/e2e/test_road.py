@@ -13,18 +13,22 @@ from PIL import Image
 
 import abbe
 from abbe import cli
-from abbe.bench.needle import BenchNeedle, bench_needle, markdown
-from abbe.bench.ops import BenchOps, bench_ops
-from abbe.bench.texture import BenchTexture, bench_texture
-from abbe.cohorts.bank import BankPlan
-from abbe.cohorts.phantom import NeedlePlan
-from abbe.demo import Demo, tour
+from abbe.bench.needle import bench_needle, markdown
+from abbe.bench.ops import bench_ops
+from abbe.bench.texture import bench_texture
 from abbe.errors import BagError, CheckpointError, ConfigError
 from abbe.models.classifier import Classifier, ClassifierConfig
-from abbe.models.condense import condense_slide, read_tokens
+from abbe.models.condense import condense_slide
 from abbe.models.hub import save_pretrained
+from abbe.phantom.bank import BankPlan
+from abbe.phantom.plan import CohortPlan
+from abbe.store.tokens import read_tokens
 from abbe.store.verify import verify
-from abbe.train.loop import Recipe
+from abbe.train.recipe import Recipe
+from abbe.verbs.bench_needle import BenchNeedle
+from abbe.verbs.bench_ops import BenchOps
+from abbe.verbs.bench_texture import BenchTexture
+from abbe.verbs.demo import Demo, tour
 from builders import make_bag
 
 
@@ -108,7 +112,7 @@ SMALL = BankPlan(sites=1, normal=(2, 1, 1), tumour=(2, 1, 1))
 
 @pytest.mark.slow
 def test_the_tour_from_end_to_end(tmp_path: Path) -> None:
-    plan = NeedlePlan(0.05, (16, 6, 8), 60)
+    plan = CohortPlan(0.05, (16, 6, 8), 60)
     run = Demo(tmp_path / "demo", plan, SMALL, Recipe(epochs=1), draws=50)
     found = tour(run)
     assert set(found["figures"]) == {
@@ -132,8 +136,8 @@ def test_the_tour_from_end_to_end(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_needle_benchmark_in_small(tmp_path: Path) -> None:
     run = BenchNeedle(
-        tmp_path, fractions=(0.05,), seeds=(0, 1), tune_at=0.05, rates=(1e-3,), slides=(12, 6, 8), patches=40, epochs=1,
-        bank=SMALL, draws=50,
+        out=tmp_path, fractions=(0.05,), seeds=(0, 1), tune_at=0.05, rates=(1e-3,), slides=(12, 6, 8), patches=40,
+        epochs=1, bank=SMALL, draws=50,
     )  # fmt: skip
     found = bench_needle(run)
     assert found["curves"]["oracle"][0]["auroc"]["value"] == 1.0

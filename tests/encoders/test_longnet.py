@@ -9,9 +9,9 @@ import torch
 
 from abbe.condensers import create_condenser
 from abbe.encoders import create_encoder, list_encoders
-from abbe.encoders._parts import Norm
 from abbe.encoders.longnet import LongNet
 from abbe.errors import BagError, ConfigError, InputError, MissingCoordinates
+from abbe.layers.norm import Norm
 from abbe.ops import naive
 from abbe.ops.dilated_attention import branches_of
 from abbe.types import Condensed, TokenBatch
@@ -95,7 +95,7 @@ def test_a_slide_alone_is_the_slide_in_a_batch_and_checkpointing_changes_no_grad
 
 
 def test_steps_without_gradient_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("abbe.encoders._parts._ROWS", 7)
+    monkeypatch.setattr("abbe.layers.by_rows._ROWS", 7)
     encoder, batch = make(), make_batch([30, 12])
     whole = encoder(batch).tokens.features
     with torch.no_grad():
@@ -156,7 +156,7 @@ def test_norms_are_taken_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append((x.dtype, torch.is_autocast_enabled("cpu")))
         return plain(x, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("abbe.encoders._parts.F.layer_norm", watched)
+    monkeypatch.setattr("abbe.layers.norm.F.layer_norm", watched)
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             assert Norm(16).bfloat16()(torch.randn(3, 16).bfloat16()).dtype == torch.bfloat16

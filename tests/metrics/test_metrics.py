@@ -9,7 +9,7 @@ import pytest
 from abbe.errors import TableError
 from abbe.metrics.bootstrap import patient_bootstrap, resample_patients, seeds_and_patients_bootstrap
 from abbe.metrics.classification import auroc, balanced_accuracy
-from abbe.metrics.predictions import figures, read_predictions, write_predictions
+from abbe.metrics.predictions import all_metrics, read_predictions, write_predictions
 
 
 def test_known_values() -> None:
@@ -65,7 +65,7 @@ def test_resamples_without_a_class_are_counted_not_hidden() -> None:
             "p_y": [0.1, 0.2, 0.9],
         }
     )
-    got = figures(table, draws=500)["auroc"]
+    got = all_metrics(table, draws=500)["auroc"]
     assert got.value == 1.0
     assert 200 < got.resamples < got.drawn == 500
 

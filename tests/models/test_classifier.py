@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from abbe.cohorts.dataset import Labelled
+from abbe.data.dataset import LabelledBatch
 from abbe.errors import ConfigError
 from abbe.models.classifier import Classifier, ClassifierConfig
-from abbe.train.classify import classify_loss
+from abbe.train.objectives.classify import ClassifyObjective
 from builders import make_batch
 
 SLIM = {"tokens": 4, "embed": 16, "layers": 3, "heads": 2, "hidden": 16, "piece": 8, "levels": 2}
@@ -33,7 +33,7 @@ def test_every_prediction_of_a_condenser_has_a_head_and_its_loss_is_added(conden
     batch, labels = make_batch([9, 5]), torch.tensor([0, 1])
     prediction = model.eval()(batch)
     assert set(prediction.auxiliary) == names
-    step = classify_loss(model, Labelled(batch, labels))
+    step = ClassifyObjective()(model, LabelledBatch(batch, labels))
     task = F.cross_entropy(prediction.logits, labels, reduction="sum")
     extra = sum(F.cross_entropy(x, labels, reduction="sum") for x in prediction.auxiliary.values())
     assert step.task_sum.item() == pytest.approx(task.item(), rel=1e-5)

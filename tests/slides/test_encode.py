@@ -11,10 +11,12 @@ from abbe.config import read_config
 from abbe.errors import ConfigError, InputError
 from abbe.slides import encode, job
 from abbe.slides import slide as slide_module
-from abbe.slides.encode import Encode, encode_slides
-from abbe.slides.texture import TextureEncoder
+from abbe.slides.encode import encode_slides
+from abbe.slides.patch_encoders.texture import TextureEncoder
+from abbe.slides.settings import EncodeSettings
 from abbe.store.bags import read_bag
 from abbe.store.commit import read_sidecar
+from abbe.verbs.encode import Encode
 from slides.painted import JOB, features_of, paint, rows, stamps
 
 TABLE = [
@@ -52,7 +54,7 @@ def test_every_real_file_has_its_outcome(real):
 @pytest.mark.slow
 def test_override_mpp_makes_the_nameless_slide_usable(data, tmp_path):
     slide = data / "slides/tcga-cr-7395-01a-01-ts1.svs"
-    (outcome,) = encode_slides([slide], tmp_path, override_mpp=0.5)
+    (outcome,) = encode_slides([slide], tmp_path, EncodeSettings(override_mpp=0.5))
     assert (outcome.outcome, outcome.patches) == ("done", 160)
 
 
@@ -119,20 +121,24 @@ def test_a_full_disk_is_a_failure_by_name(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_outcomes_come_in_the_order_of_the_inputs(tmp_path):
     slides = [paint(tmp_path / f"{name}.tiff") for name in "cab"]
-    assert [outcome.slide_id for outcome in encode_slides(slides, tmp_path / "out", workers=3)] == ["c", "a", "b"]
+    assert [outcome.slide_id for outcome in encode_slides(slides, tmp_path / "out", EncodeSettings(workers=3))] == [
+        "c",
+        "a",
+        "b",
+    ]
     assert [row["slide_id"] for row in rows(tmp_path / "out")] == ["c", "a", "b"]
 
 
 def test_the_config_of_a_run_runs_it_again(tmp_path):
-    encode_slides([paint(tmp_path / "a.tiff")], tmp_path / "out", patch_size=128, override_mpp=0.5)
+    encode_slides([paint(tmp_path / "a.tiff")], tmp_path / "out", EncodeSettings(patch_size=128, override_mpp=0.5))
     verb = read_config(Encode, tmp_path / "out/config.json")
-    assert verb == Encode((tmp_path / "a.tiff",), tmp_path / "out", patch_size=128, override_mpp=0.5)
+    assert verb == Encode(slides=(tmp_path / "a.tiff",), out=tmp_path / "out", patch_size=128, override_mpp=0.5)
     made_with = read_sidecar(features_of(tmp_path / "out", "a", "20x_128px_0px_overlap"))["made_with"]
     assert made_with["settings"]["patch_size"] == 128
 
 
 def test_json_is_all_that_stands_on_stdout(tmp_path, capsys):
-    assert Encode((paint(tmp_path / "a.tiff"),), tmp_path / "out", json=True).run() == 0
+    assert Encode(slides=(paint(tmp_path / "a.tiff"),), out=tmp_path / "out", json=True).run() == 0
     (outcome,) = json.loads(capsys.readouterr().out)
     assert (outcome["outcome"], outcome["patches"]) == ("done", 2)
 
@@ -153,7 +159,7 @@ def test_json_is_all_that_stands_on_stdout(tmp_path, capsys):
 def test_settings_that_cannot_be_are_refused_before_work(tmp_path, options, why):
     slide = paint(tmp_path / "a.tiff")
     with pytest.raises(ConfigError, match=why):
-        encode_slides([slide], tmp_path / "out", **options)
+        encode_slides([slide], tmp_path / "out", EncodeSettings(**options))
     assert not (tmp_path / "out").exists()
 
 
@@ -185,7 +191,7 @@ def test_workers_are_the_cores_this_process_may_use(tmp_path, monkeypatch):
         monkeypatch.setattr(encode.os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)))
         encode_slides([slide], tmp_path / "out")
         assert made.pop() == workers
-    encode_slides([slide], tmp_path / "out", workers=11)
+    encode_slides([slide], tmp_path / "out", EncodeSettings(workers=11))
     assert made == [11]
 
 
@@ -212,7 +218,7 @@ def test_reading_goes_on_while_the_encoder_works_but_not_far_ahead(tmp_path, mon
     monkeypatch.setattr(slide_module, "_frames", counted)
     monkeypatch.setattr(encode, "create_patch_encoder", lambda *_, **__: Slow())
     slide = paint(tmp_path / "a.tiff", height=820)
-    (outcome,) = encode_slides([slide], tmp_path / "out", patch_size=128, batch_size=1)
+    (outcome,) = encode_slides([slide], tmp_path / "out", EncodeSettings(patch_size=128, batch_size=1))
     assert outcome.outcome == "done", outcome.reason
     assert outcome.patches > 8
     assert seen[0] == 6  # one at work, four in the queue, one in hand
@@ -235,6 +241,6 @@ def test_on_a_gpu_one_slide_at_a_time_is_encoded(tmp_path, monkeypatch):
 
     monkeypatch.setattr(encode, "create_patch_encoder", lambda *_, **__: Gpu())
     slides = [paint(tmp_path / f"{name}.tiff") for name in "ab"]
-    outcomes = encode_slides(slides, tmp_path / "out", workers=2, batch_size=1)
+    outcomes = encode_slides(slides, tmp_path / "out", EncodeSettings(workers=2, batch_size=1))
     assert [outcome.outcome for outcome in outcomes] == ["done", "done"]
     assert most == [1] * 4

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from abbe.cohorts.layout import Layout
-from abbe.cohorts.phantom_slides import write_phantom_slide
-from abbe.cohorts.tissue import GLASS, site_stain
+from abbe.phantom.layout import Layout
+from abbe.phantom.render.slide_file import write_phantom_slide
+from abbe.phantom.render.tissue import GLASS, site_stain
 from abbe.store.commit import SIDECAR, is_done
 from slides.painted import paint, rows
 

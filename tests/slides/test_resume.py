@@ -15,6 +15,7 @@ from abbe.slides import job
 from abbe.slides.encode import encode_slides
 from abbe.slides.find import find_slides
 from abbe.slides.resume import fingerprint
+from abbe.slides.settings import EncodeSettings
 from abbe.store.bags import write_bag
 from abbe.store.commit import is_done, read_sidecar, sidecar_path
 from builders import make_bag
@@ -63,7 +64,7 @@ def test_a_changed_slide_under_an_old_output_is_refused(tmp_path):
     assert "another version of the slide" in outcome.reason
     assert "--overwrite" in outcome.reason
     assert stamps(out) == before
-    assert encode_slides([slide], out, overwrite=True)[0].outcome == "done"
+    assert encode_slides([slide], out, EncodeSettings(overwrite=True))[0].outcome == "done"
     assert stamps(out) != before
     assert encode_slides([slide], out)[0].outcome == "done"
 
@@ -72,10 +73,12 @@ def test_a_changed_slide_under_an_old_output_is_refused(tmp_path):
 def test_other_settings_under_an_old_output_are_refused(tmp_path):
     slides, out = [paint(tmp_path / "a.tiff"), paint(tmp_path / "blank.tiff", blank=True)], tmp_path / "out"
     encode_slides(slides, out)
-    for outcome in encode_slides(slides, out, override_mpp=0.51):
+    for outcome in encode_slides(slides, out, EncodeSettings(override_mpp=0.51)):
         assert outcome.stage == "resume"
-        assert "override_mpp=None, now 0.51" in outcome.reason
-    assert encode_slides(slides[:1], out, mpp=1.0)[0].outcome != "failed"  # another tiling lies in another folder
+        assert "settings.override_mpp is None there and 0.51 here" in outcome.reason
+    assert (
+        encode_slides(slides[:1], out, EncodeSettings(mpp=1.0))[0].outcome != "failed"
+    )  # another tiling lies in another folder
 
 
 @pytest.mark.slow
@@ -83,7 +86,7 @@ def test_a_slide_that_turns_out_empty_leaves_no_old_features(tmp_path):
     slide, out = paint(tmp_path / "a.tiff"), tmp_path / "out"
     encode_slides([slide], out)
     paint(slide, blank=True)
-    assert encode_slides([slide], out, overwrite=True)[0].outcome == "empty"
+    assert encode_slides([slide], out, EncodeSettings(overwrite=True))[0].outcome == "empty"
     assert not features_of(out, "a").exists()
     assert not sidecar_path(features_of(out, "a")).exists()
 
@@ -127,7 +130,7 @@ def test_files_and_sidecars_are_the_same_bytes_whatever_out_workers_and_batches(
         paint(tmp_path / "c.tiff", blank=True),
     ]
     for out, workers, batch_size in (("one", 1, 32), ("the other/deeper", 3, 1)):
-        encode_slides(slides, tmp_path / out, workers=workers, batch_size=batch_size)
+        encode_slides(slides, tmp_path / out, EncodeSettings(workers=workers, batch_size=batch_size))
     one, other = tmp_path / "one" / JOB, tmp_path / "the other/deeper" / JOB
     names = sorted(str(path.relative_to(one)) for path in one.rglob("*") if path.is_file())
     assert len(names) == 2 * (2 + 3)  # features of two slides, patches of three, each with its sidecar
@@ -141,20 +144,22 @@ def test_a_feature_file_by_another_verb_is_named_as_such(tmp_path):
     write_bag(there, make_bag(3, slide_id="a"))
     (outcome,) = encode_slides([path], tmp_path / "out")
     assert (outcome.stage, is_done(there)) == ("resume", True)
-    assert "something other than `abbe encode`" in outcome.reason
+    assert "another command, or another version of Abbe, made it" in outcome.reason
 
 
 def test_other_precision_under_old_features_is_refused(tmp_path, monkeypatch):
     slide, out = paint(tmp_path / "a.tiff"), tmp_path / "out"
-    encode_slides([slide], out, batch_size=1)
+    encode_slides([slide], out, EncodeSettings(batch_size=1))
     assert "precision" in read_sidecar(features_of(out, "a"))["made_with"]
     before = stamps(out)
-    assert encode_slides([slide], out, batch_size=7, device="cpu")[0].outcome == "done"  # neither decides anything
+    assert (
+        encode_slides([slide], out, EncodeSettings(batch_size=7, device="cpu"))[0].outcome == "done"
+    )  # neither decides anything
     assert stamps(out) == before
-    monkeypatch.setattr("abbe.slides.texture.TextureEncoder.dtype", torch.float16, raising=False)
+    monkeypatch.setattr("abbe.slides.patch_encoders.texture.TextureEncoder.dtype", torch.float16, raising=False)
     (outcome,) = encode_slides([slide], out)
     assert outcome.stage == "resume"
-    assert "--precision float32, now float16" in outcome.reason
+    assert "precision is 'float32' there and 'float16' here" in outcome.reason
 
 
 @pytest.mark.parametrize("change", ["changed", "lost", "added"])

@@ -17,12 +17,13 @@ import pytest
 import tifffile
 from PIL import Image
 
-from abbe.cohorts.layout import Layout
-from abbe.cohorts.phantom_slides import write_phantom_slide
-from abbe.cohorts.tissue import GLASS, site_stain
 from abbe.errors import SlideError
+from abbe.phantom.layout import Layout
+from abbe.phantom.render.slide_file import write_phantom_slide
+from abbe.phantom.render.tissue import GLASS, site_stain
 from abbe.slides import encode, reader, slide
 from abbe.slides.encode import encode_slides
+from abbe.slides.settings import EncodeSettings
 from abbe.slides.slide import read_regions, read_slide, read_thumbnail
 from abbe.store.bags import read_bag
 from abbe.store.commit import is_done
@@ -202,7 +203,7 @@ def test_a_killed_reader_is_one_slide_s_failure(
 
     monkeypatch.setattr(encode, "create_patch_encoder", lambda *_, **__: Killer())
     good = write_tiff(tmp_path / "good.tiff", stained())
-    first, second = encode_slides([phantom, good], tmp_path / "out", workers=1, batch_size=1)
+    first, second = encode_slides([phantom, good], tmp_path / "out", EncodeSettings(workers=1, batch_size=1))
     assert (first.outcome, first.stage, second.outcome) == ("failed", "read", "done")
     assert "SIGKILL" in first.reason
     assert [path.name for path in (tmp_path / "out" / FEATURES).glob("*.h5")] == ["good.h5"]
@@ -213,7 +214,7 @@ def test_no_child_outlives_the_time_limit(
     tmp_path: Path, limit: float, children: list[subprocess.Popen[bytes]]
 ) -> None:
     slides = [write_tiff(tmp_path / f"{name}.tiff", stained()) for name in "ab"]
-    outcomes = encode_slides(slides, tmp_path / "out", time_limit=limit)
+    outcomes = encode_slides(slides, tmp_path / "out", EncodeSettings(time_limit=limit))
     assert [(o.outcome, o.stage) for o in outcomes] == [("failed", "time limit")] * 2
     assert all(f"{limit:g} seconds" in o.reason for o in outcomes)
     assert [child.returncode for child in children] == [-signal.SIGKILL] * 2

@@ -7,7 +7,6 @@ import json
 import os
 import pickle
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -21,8 +20,9 @@ from abbe.errors import BagError, ConfigError, InputError
 from abbe.store import pickles
 from abbe.store.bags import read_bag, write_bag
 from abbe.store.commit import is_done, read_sidecar
-from abbe.store.convert import Convert, Facts, convert_bags
-from abbe.store.inputs import find_features
+from abbe.store.convert import ConvertSettings, convert_bags
+from abbe.store.walk import find_features
+from abbe.verbs.convert import Convert
 from builders import make_bag, write_clam, write_slidechat, write_stamp
 
 
@@ -31,7 +31,9 @@ def test_a_pipe_and_a_dangling_link_are_rows_and_do_not_hang(tmp_path: Path) -> 
     write_bag(source / "a.h5", make_bag(5))
     os.mkfifo(source / "b.h5")
     (source / "c.h5").symlink_to(tmp_path / "nowhere")
-    found = {row.slide_id: (row.outcome, row.reason) for row in convert_bags([source], out, to="tensors")}
+    found = {
+        row.slide_id: (row.outcome, row.reason) for row in convert_bags([source], out, ConvertSettings(to="tensors"))
+    }
     assert found["a"][0] == "done"
     assert found["b"] == ("skipped", "no regular file (a pipe, a socket or a device)")
     assert found["c"] == ("skipped", "a link to what is not there")
@@ -45,7 +47,7 @@ def test_a_folder_of_all_sorts(tmp_path: Path, capsys: pytest.CaptureFixture[str
     write_bag(source / "d.h5", make_bag(0))
     (source / "labels.csv").write_text("slide_id,label\na,b\n")
     (source / "e.h5").write_text("torn")
-    assert Convert((source,), out, to="tensors", override_mpp=0.5, json=True).run() == 1
+    assert Convert(inputs=(source,), out=out, to="tensors", override_mpp=0.5, json=True).run() == 1
     printed = json.loads(capsys.readouterr().out)
     table = pd.read_csv(out / "outcomes.csv", keep_default_na=False)
     rows = {(row.slide_id, row.outcome): row for row in table.itertuples()}
@@ -69,38 +71,40 @@ def test_a_folder_of_all_sorts(tmp_path: Path, capsys: pytest.CaptureFixture[str
         "c": "slidechat",
         "d": "trident",
     }
-    assert read_config(Convert, out / "config.json") == Convert((source,), out, to="tensors", override_mpp=0.5)
+    assert read_config(Convert, out / "config.json") == Convert(
+        inputs=(source,), out=out, to="tensors", override_mpp=0.5
+    )
 
 
 def test_the_same_command_again_makes_nothing_again(tmp_path: Path) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     for name in "ab":
         write_bag(source / f"{name}.h5", make_bag(5))
-    convert_bags([source], out, to="clam")
+    convert_bags([source], out, ConvertSettings(to="clam"))
     made = {path: path.stat().st_mtime_ns for path in sorted(out.rglob("*.h5"))}
     assert len(made) == 4
-    again = convert_bags([source], out, to="clam")
+    again = convert_bags([source], out, ConvertSettings(to="clam"))
     assert [(row.outcome, row.patches) for row in again] == [("done", 5)] * 2
     assert {path: path.stat().st_mtime_ns for path in sorted(out.rglob("*.h5"))} == made
     (out / "patches" / "a.h5").unlink()
     (out / "h5_files" / "b.h5").write_bytes(b"torn")
-    convert_bags([source], out, to="clam")
+    convert_bags([source], out, ConvertSettings(to="clam"))
     assert all(is_done(path) for path in made)
 
 
 def test_a_source_that_changed_is_named(tmp_path: Path) -> None:
     source, out = tmp_path / "a.h5", tmp_path / "out"
     write_bag(source, make_bag(5))
-    convert_bags([source], out, to="tensors")
+    convert_bags([source], out, ConvertSettings(to="tensors"))
     write_bag(source, make_bag(6))
-    (row,) = convert_bags([source], out, to="tensors")
+    (row,) = convert_bags([source], out, ConvertSettings(to="tensors"))
     assert (row.outcome, row.stage) == ("failed", "resume")
-    assert "was made from another version of a.h5; --overwrite" in row.reason
+    assert "was made differently: another version of a.h5; use --overwrite" in row.reason
     assert len(read_bag(out / "a.safetensors")) == 5
-    (row,) = convert_bags([source], out, to="tensors", overwrite=True)
+    (row,) = convert_bags([source], out, ConvertSettings(to="tensors", overwrite=True))
     assert (row.outcome, row.patches) == ("done", 6)
-    (row,) = convert_bags([source], out, to="tensors", override_mpp=0.3)
-    assert "was made from other options" in row.reason
+    (row,) = convert_bags([source], out, ConvertSettings(to="tensors", override_mpp=0.3))
+    assert "was made differently: other options" in row.reason
 
 
 def test_a_foreign_file_is_not_replaced(tmp_path: Path) -> None:
@@ -109,7 +113,7 @@ def test_a_foreign_file_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "out" / "a.h5").write_text("mine")
     (row,) = convert_bags([tmp_path / "a.h5"], tmp_path / "out")
     assert (row.outcome, (tmp_path / "out" / "a.h5").read_text()) == ("failed", "mine")
-    assert "without a sidecar" in row.reason
+    assert "was not written by abbe" in row.reason
 
 
 def test_the_patches_file_is_looked_at_too(tmp_path: Path) -> None:
@@ -119,17 +123,17 @@ def test_the_patches_file_is_looked_at_too(tmp_path: Path) -> None:
     (own / "h5_files" / "c1.h5").unlink()
     before = (own / "patches" / "c1.h5").read_bytes()
     for overwrite in (False, True):
-        (row,) = convert_bags([own / "pt_files" / "c1.pt"], own, to="clam", overwrite=overwrite)
+        (row,) = convert_bags([own / "pt_files" / "c1.pt"], own, ConvertSettings(to="clam", overwrite=overwrite))
         assert (row.outcome, row.stage) == ("failed", "resume")
         assert "is read for this conversion" in row.reason
     assert (own / "patches" / "c1.h5").read_bytes() == before
     write_bag(tmp_path / "c1.h5", make_bag(5))
     (out / "patches").mkdir(parents=True)
     (out / "patches" / "c1.h5").write_text("mine")
-    (row,) = convert_bags([tmp_path / "c1.h5"], out, to="clam")
-    assert "c1.h5 stands there without a sidecar" in row.reason
+    (row,) = convert_bags([tmp_path / "c1.h5"], out, ConvertSettings(to="clam"))
+    assert "c1.h5 was not written by abbe" in row.reason
     assert (out / "patches" / "c1.h5").read_text() == "mine"
-    (row,) = convert_bags([tmp_path / "c1.h5"], out, to="clam", overwrite=True)
+    (row,) = convert_bags([tmp_path / "c1.h5"], out, ConvertSettings(to="clam", overwrite=True))
     assert row.outcome == "done"
 
 
@@ -137,7 +141,7 @@ def test_a_source_is_never_its_own_target(tmp_path: Path) -> None:
     folder = tmp_path / "inpl"
     write_bag(folder / "a.h5", make_bag(5))
     before = (folder / "a.h5").read_bytes()
-    (row,) = convert_bags([folder / "a.h5"], folder, overwrite=True)
+    (row,) = convert_bags([folder / "a.h5"], folder, ConvertSettings(overwrite=True))
     assert "is read for this conversion and would be replaced; use another --out" in row.reason
     assert (folder / "a.h5").read_bytes() == before
     with pytest.raises(InputError, match=r"lies in --out .*inpl, which is not searched"):
@@ -153,13 +157,13 @@ def test_a_patches_file_that_changed_is_named(tmp_path: Path, layout: str) -> No
         patches = patches.rename(patches.with_name("c1_patches.h5"))
         with h5py.File(patches, "a") as file:
             file["coords"].attrs["patch_size_level0"] = 256
-    (row,) = convert_bags([source], out, to="tensors")
+    (row,) = convert_bags([source], out, ConvertSettings(to="tensors"))
     assert row.outcome == "done"
     with h5py.File(patches, "a") as file:
         file["coords"].attrs["patch_size" if layout == "clam" else "patch_size_level0"] = 128
-    (row,) = convert_bags([source], out, to="tensors")
-    assert "was made from another version of the patches file beside c1.h5" in row.reason
-    (row,) = convert_bags([source], out, to="tensors", overwrite=True)
+    (row,) = convert_bags([source], out, ConvertSettings(to="tensors"))
+    assert "was made differently: another version of the patches file beside c1.h5" in row.reason
+    (row,) = convert_bags([source], out, ConvertSettings(to="tensors", overwrite=True))
     assert (row.outcome, read_bag(out / "c1.safetensors").patch_size_level0) == ("done", 128)
 
 
@@ -167,7 +171,7 @@ def test_two_files_of_one_id_are_refused(tmp_path: Path) -> None:
     for name in ("a__b/x.h5", "a/b/x.h5"):
         write_bag(tmp_path / name, make_bag(5))
     with pytest.raises(InputError, match=r"x\.h5 and .*x\.h5 come to the same id, 'a__b__x\.h5'; rename one"):
-        convert_bags([tmp_path], tmp_path / "out", overwrite=True)
+        convert_bags([tmp_path], tmp_path / "out", ConvertSettings(overwrite=True))
     again = [tmp_path / "a" / "b" / "x.h5", tmp_path / "a" / ".." / "a" / "b" / "x.h5"]
     assert [file.slide_id for file in find_features(again)] == ["x"]
 
@@ -206,14 +210,14 @@ def test_a_slide_is_asked_only_for_what_its_file_lacks(tmp_path: Path) -> None:
     assert [read_bag(tmp_path / "out" / f"{name}.h5").mpp for name in "ac"] == [0.5, 0.25]
     again = convert_bags(sources[::2], tmp_path / "out", facts=lambda _: (0.26, (5000, 4000)))
     assert again[0].outcome == "done"
-    assert "c.h5 was made from another slide" in again[1].reason
+    assert "c.h5 was made differently: another slide" in again[1].reason
     (row,) = convert_bags(sources[2:], tmp_path / "other", facts=lambda _: (0.5, (5000, 4001)))
     assert "says the slide has (5000, 4000) level-0 pixels, its slide (--slide) says (5000, 4001)" in row.reason
 
 
 def test_the_encoder_said_is_recorded_where_the_file_names_none(tmp_path: Path) -> None:
     write_bag(tmp_path / "a.h5", dataclasses.replace(make_bag(5), encoder=None))
-    convert_bags([tmp_path / "a.h5"], tmp_path / "out", encoder="uni")
+    convert_bags([tmp_path / "a.h5"], tmp_path / "out", ConvertSettings(encoder="uni"))
     assert read_bag(tmp_path / "out" / "a.h5").encoder == "uni"
 
 
@@ -224,27 +228,18 @@ def test_names_that_are_no_utf_8(tmp_path: Path, capsys: pytest.CaptureFixture[s
     (tmp_path / "a.h5").rename(named / os.fsdecode(b"x\xe9.h5"))
     (named / os.fsdecode(b"torn\xe9.h5")).write_text("torn")
     for to in ("trident", "clam", "tensors"):
-        assert Convert((named,), tmp_path / to, to=to).run() == 1
+        assert Convert(inputs=(named,), out=tmp_path / to, to=to).run() == 1
         table = pd.read_csv(tmp_path / to / "outcomes.csv")
         assert sorted(zip(table.slide_id, table.outcome, strict=True)) == [("torn\\xe9", "failed"), ("x\\xe9", "done")]
     assert "caf\\xe9" in capsys.readouterr().out
     assert read_bag(tmp_path / "trident" / "x\\xe9.h5").slide_id == "x\\xe9"
 
 
-@dataclass(frozen=True)
-class WithSlides(Convert):
-    """A verb built on this one."""
-
-    slide: tuple[Path, ...] = ()
-
-    def facts(self) -> Facts:
-        return lambda _: (0.5, None)
-
-
-def test_what_a_verb_adds_is_in_its_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    verb = WithSlides((write_stamp(tmp_path / "a.h5", make_bag(5)),), tmp_path / "out", slide=(tmp_path,))
+def test_the_config_reads_back_as_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_bag(tmp_path / "a.h5", make_bag(5))
+    verb = Convert(inputs=(tmp_path / "a.h5",), out=tmp_path / "out", to="tensors", level0_size=(5000, 4000))
     assert verb.run() == 0
-    assert read_config(WithSlides, tmp_path / "out" / "config.json") == verb
+    assert read_config(Convert, tmp_path / "out" / "config.json") == verb
 
 
 def test_refusals_before_work(tmp_path: Path) -> None:
@@ -257,10 +252,10 @@ def test_refusals_before_work(tmp_path: Path) -> None:
     write_bag(tmp_path / "a.h5", make_bag(5))
     for options, message in (
         ({"to": "wsidata"}, "--to is 'wsidata'; known: clam, stamp"),
-        ({"override_mpp": -1.0}, "--override-mpp is -1; expected a positive number"),
+        ({"override_mpp": -1.0}, "--override-mpp is -1; it must be a positive number"),
     ):
         with pytest.raises(ConfigError, match=message):
-            convert_bags([tmp_path / "a.h5"], out, **options)  # type: ignore[arg-type]
+            convert_bags([tmp_path / "a.h5"], out, ConvertSettings(**options))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="no folder can be made there"):
         convert_bags([tmp_path / "a.h5"], tmp_path / "a.h5" / "out")
     assert not out.exists()
@@ -299,7 +294,7 @@ def test_what_the_child_claims_is_checked_before_memory_is_taken(tmp_path: Path)
 def test_an_array_that_torch_does_not_know_is_a_row(tmp_path: Path) -> None:
     pickled(tmp_path / "a.npy", {"feature": np.ones((3, 4), np.longdouble)})
     write_bag(tmp_path / "b.h5", make_bag(5))
-    rows = convert_bags([tmp_path], tmp_path / "out", to="tensors", trust_pickle=True)
+    rows = convert_bags([tmp_path], tmp_path / "out", ConvertSettings(to="tensors", trust_pickle=True))
     assert [row.outcome for row in rows] == ["failed", "done"]
     assert "a.npy" in rows[0].reason
 
@@ -312,7 +307,7 @@ def test_a_pickle_is_refused_with_the_name_of_the_door(tmp_path: Path) -> None:
         with pytest.raises(BagError, match=rf"{name}.*`abbe convert --trust-pickle`") as caught:
             read_bag(tmp_path / name)
         assert "weights_only" not in str(caught.value)  # torch's advice
-    rows = convert_bags([tmp_path], tmp_path / "out", to="tensors")
+    rows = convert_bags([tmp_path], tmp_path / "out", ConvertSettings(to="tensors"))
     assert [row.outcome for row in rows] == ["failed", "failed"]
     assert not mark.exists()
 
@@ -332,7 +327,9 @@ def test_trusted_pickles_are_read_in_a_child(tmp_path: Path) -> None:
         command = f"env > {mark}; echo noise"
         pickled(source / "d.npy", {"feature": rows, "x": Evil(os.system, command)})
         (source / "e.pkl").write_bytes(pickle.dumps(rows))
-        outcomes = convert_bags([source], tmp_path / "out", to="tensors", trust_pickle=True, patch_size_level0=256)
+        outcomes = convert_bags(
+            [source], tmp_path / "out", ConvertSettings(to="tensors", trust_pickle=True, patch_size_level0=256)
+        )
     finally:
         del os.environ["ABBE_TEST_SECRET"]
     assert [(row.slide_id, row.outcome, row.reason) for row in outcomes] == [(name, "done", "") for name in "abcde"]
@@ -353,7 +350,7 @@ def test_a_pickle_that_kills_its_process_is_a_row(tmp_path: Path) -> None:
     pickled(source / "d.npy", {"feature": np.array([["a", "b"]])})
     pickled(source / "e.npy", {"feature": Evil(bytearray, 64 << 30)})
     write_bag(source / "f.h5", make_bag(5))
-    outcomes = convert_bags([source], tmp_path / "out", to="tensors", trust_pickle=True)
+    outcomes = convert_bags([source], tmp_path / "out", ConvertSettings(to="tensors", trust_pickle=True))
     assert [row.outcome for row in outcomes] == ["failed"] * 5 + ["done"]
     for row, message in zip(
         outcomes,

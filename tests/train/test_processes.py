@@ -17,17 +17,20 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 import torch
-from abbe.cohorts.dataset import SlideDataset, gather
-from abbe.cohorts.tables import read_labels, split_patients
+from abbe.data.cohort import load_cohort
+from abbe.data.dataset import SlideDataset
+from abbe.data.labels import read_labels
+from abbe.data.splits import split_patients
 from abbe.models.classifier import Classifier, ClassifierConfig
-from abbe.train.classify import classify_loss
-from abbe.train.loop import Recipe, fit
+from abbe.train.objectives.classify import ClassifyObjective
+from abbe.train.recipe import Recipe
+from abbe.train.loop import fit
 features, labels, out = map(Path, sys.argv[1:])
-cohort = gather(split_patients(read_labels(labels)), features)
+cohort = load_cohort(split_patients(read_labels(labels)), features)
 options = {"tokens": 4, "hidden": 8, "noise": 0.0, "dropout": 0.0}
 config = ClassifierConfig(8, cohort.classes, "tcssa", options, dropout=0.0)
 train, val = (SlideDataset(cohort.splits[name]) for name in ("train", "val"))
-model, history = fit(lambda: Classifier(config), classify_loss, train, val, Recipe(epochs=4, lr=1e-2), cpu=True)
+model, history = fit(lambda: Classifier(config), ClassifyObjective(), train, val, Recipe(epochs=4, lr=1e-2), cpu=True)
 from accelerate import PartialState
 if PartialState().is_main_process:
     weight = {name: value.flatten()[:50].tolist() for name, value in model.state_dict().items()}

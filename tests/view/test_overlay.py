@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from abbe.models.condense import SlideTokens
+from abbe.store.tokens import SlideTokens
 from abbe.view.overlay import (
     Thumbnail,
     gallery_picture,

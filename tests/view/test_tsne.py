@@ -12,7 +12,8 @@ from abbe.errors import BagError, ConfigError, InputError
 from abbe.models.classifier import Classifier, ClassifierConfig
 from abbe.models.hub import save_pretrained
 from abbe.store.bags import write_bag
-from abbe.view.tsne import ExportTsne, sample, tsne_picture
+from abbe.verbs.export_tsne import ExportTsne
+from abbe.view.tsne import sample, tsne_picture
 from builders import make_bag
 
 

@@ -1,7 +1,7 @@
-"""`abbe bench flops`: operations of every method, counted while the module runs, beside what was published.
+"""Operations of every method, counted while the module runs, beside what was published.
 
 The modules run on the meta device: every product is dispatched with its shape and counted, nothing is computed. Each
-count is compared with the closed form of `abbe.ops.flops`; where they differ, that is an error in one of them.
+count is compared with the closed form of `abbe.bench.closed_forms`; where they differ, that is an error in one of them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -18,13 +17,13 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from abbe.bench.record import about, circumstances, table, write_result
+from abbe.bench import closed_forms as flops
+from abbe.bench.record import about, circumstances, table
 from abbe.condensers import create_condenser, list_condensers
 from abbe.condensers.slim import keep_schedule
-from abbe.console import progress, result
+from abbe.console import progress
 from abbe.encoders.longnet import Block
 from abbe.errors import AbbeError
-from abbe.ops import flops
 from abbe.ops.dilated_attention import branches_of
 from abbe.ops.rope2d import rotations
 from abbe.types import Assignment, Bag, TokenBatch
@@ -67,34 +66,14 @@ class Row:
         return {**dataclasses.asdict(self), "difference_percent": self.difference_percent}
 
 
-@dataclass(frozen=True)
-class BenchFlops:
-    """Count the operations of every method, and compare them with the published figures.
-
-    Example:
-      abbe bench flops
-      abbe bench flops --json
-    """
-
-    results: Path | None = None
-    """folder for the dated result (json, md); none is written without it"""
-    json: bool = False
-    """print the rows as JSON"""
-
-    def run(self) -> int:
-        found: list[Row] = []
-        with progress("counting", total=len(ROWS)) as bar:
-            for make in ROWS:
-                found += make()
-                bar.advance(bar.task_ids[0])
-        listed = [row.to_dict() for row in found]
-        text = markdown(found)
-        if self.results is not None:
-            now = circumstances("abbe bench flops --results benchmarks/results")
-            page = f"# Operations of every method\n\n{about(now)}\n{text}"
-            write_result(self.results, "flops", {"circumstances": now, "rows": listed}, page)
-        result(text, listed, json_output=self.json)
-        return 0
+def bench_flops() -> dict[str, Any]:
+    """Every row, counted and compared, as plain JSON values."""
+    rows: list[Row] = []
+    with progress("counting", total=len(ROWS)) as bar:
+        for make in ROWS:
+            rows += make()
+            bar.advance(bar.task_ids[0])
+    return {"circumstances": circumstances("bench flops"), "rows": [row.to_dict() for row in rows]}
 
 
 def counted(run: Callable[[], Any]) -> int:
@@ -241,23 +220,25 @@ def padded(cost: flops.Cost, head: int = 48, to: int = 64) -> float:
     return cost.total + cost.attention * (to / head - 1)
 
 
-def markdown(rows: list[Row]) -> str:
-    """The rows as a table, with conventions and remarks below it."""
+def markdown(found: dict[str, Any]) -> str:
+    """The result as a page: the rows as a table, with conventions and remarks below it."""
+    rows = found["rows"]
     lines = [
         [
-            row.row,
-            f"{row.flops / 1e12:.4g}",
-            "" if row.as_published is None else f"{row.as_published / 1e12:.4g}",
-            "" if row.published is None else f"{row.published / 1e12:.4g}",
-            "" if row.difference_percent is None else f"{row.difference_percent:+.1f} %",
-            "" if row.kv_bytes is None else f"{row.kv_bytes / 1e6:.1f}",
+            row["row"],
+            f"{row['flops'] / 1e12:.4g}",
+            "" if row["as_published"] is None else f"{row['as_published'] / 1e12:.4g}",
+            "" if row["published"] is None else f"{row['published'] / 1e12:.4g}",
+            "" if row["difference_percent"] is None else f"{row['difference_percent']:+.1f} %",
+            "" if row["kv_bytes"] is None else f"{row['kv_bytes'] / 1e6:.1f}",
         ]
         for row in rows
     ]
     columns = ["", "TFLOP", "by the published convention", "published", "difference", "KV cache, MB"]
-    notes = [f"- {text}" for text in dict.fromkeys([UNPADDED, *(row.convention for row in rows)])]
-    remarks = [f"- {row.row}: {row.remark}" for row in rows if row.remark]
-    return "\n".join([table(columns, lines), "Conventions:", *notes, "", "Remarks:", *remarks]) + "\n"
+    notes = [f"- {text}" for text in dict.fromkeys([UNPADDED, *(row["convention"] for row in rows)])]
+    remarks = [f"- {row['row']}: {row['remark']}" for row in rows if row["remark"]]
+    page = "\n".join([table(columns, lines), "Conventions:", *notes, "", "Remarks:", *remarks])
+    return f"# Operations of every method\n\n{about(found['circumstances'])}\n{page}\n"
 
 
 def _random_batch(n: int, dim: int) -> TokenBatch:

@@ -1,4 +1,4 @@
-"""`abbe bench needle`: how small an evidence does each method still find, and how far is it from keeping everything?"""
+"""How small an evidence does each method still find, and how far is it from keeping everything?"""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from abbe.bench.record import about, circumstances, table, write_result
-from abbe.cohorts.bank import BankPlan, PatchBank, bank
-from abbe.cohorts.phantom import NeedlePlan, features_folder, seen_scores, write_needle_cohort
+from abbe.bench.record import about, circumstances, table
 from abbe.condensers import condenser_class, list_condensers
-from abbe.console import result, say
+from abbe.console import say
 from abbe.errors import ConfigError
 from abbe.evaluate.compare import Contender, over_seeds, paired_difference, predictions_on_test, scored, train_all
-from abbe.metrics.plots import evidence_curves
-from abbe.train.loop import Recipe
+from abbe.phantom.bank import BankPlan, PatchBank, bank
+from abbe.phantom.plan import CohortPlan
+from abbe.phantom.scores import ceiling_scores
+from abbe.phantom.writer import features_folder, write_cohort
+from abbe.train.recipe import Recipe
+from abbe.view.plots import evidence_curves
 
 # What a budget means nothing to; every other method gets --tokens and a head that attends.
 ENDS = {"none": Contender("none", 1.0, "attention"), "mean": Contender("mean", 1, "mean")}
@@ -24,24 +26,12 @@ UPPER = ENDS["none"]
 METHODS = arg(metavar=f"[{'|'.join(list_condensers())} ...]")
 
 
-@dataclass(frozen=True)
-class BenchNeedle:
-    """Train every method on needle cohorts of falling evidence, several seeds each, and compare on held-out patients.
-
-    Example:
-      abbe bench needle --out bench-needle --results benchmarks/results
-      abbe bench needle --out bench-needle --condensers tcssa sparselearn none --fractions 0.01
-
-    Each method's learning rate is the one of --rates with the lowest validation loss at the fraction --tune-at (first
-    seed); test slides play no part in it. Every run has the same number of epochs at a constant learning rate, and
-    keeps its best epoch on validation slides: attention over all patches often sees nothing for ten epochs before it
-    finds a needle, and a schedule that gives up on a plateau would judge patience. Finished runs in OUT are read back.
-    """
+@dataclass(frozen=True, kw_only=True)
+class NeedleSettings:
+    """What `abbe bench needle` measures, and how."""
 
     out: Path
     """working folder: bank, cohorts, runs"""
-    results: Path | None = None
-    """folder for the dated result (json, md, png); none is written without it"""
     condensers: Annotated[tuple[str, ...], METHODS] = ("tcssa", "random", "mean", "none")
     """methods to compare, any that is registered; with none among them each is also compared with it"""
     tokens: int = 32
@@ -66,24 +56,9 @@ class BenchNeedle:
     """runs at a time (default: one a core)"""
     draws: int = 1000
     """bootstrap samples behind each interval"""
-    json: bool = False
-    """print the result as JSON"""
-
-    def run(self) -> int:
-        found = bench_needle(self)
-        text = markdown(found)
-        if self.results is not None:
-            path = write_result(self.results, "needle", found, text)
-            curves = {
-                name: [(point["fraction"], point["auroc"]) for point in points]
-                for name, points in found["curves"].items()
-            }
-            path.with_suffix(".png").write_bytes(evidence_curves(curves, label="AUROC on held-out patients"))
-        result(text, found, json_output=self.json)
-        return 0
 
 
-def bench_needle(run: BenchNeedle) -> dict[str, Any]:
+def bench_needle(run: NeedleSettings) -> dict[str, Any]:
     """Everything the benchmark measures, as plain JSON values."""
     entered = contenders(run)
     rows = bank(run.bank, run.out / "bank", workers=run.workers)
@@ -105,7 +80,7 @@ def bench_needle(run: BenchNeedle) -> dict[str, Any]:
         first = tables[entered[0].name][0]
         labels = (first["label"] == "b").to_numpy(int)
         cases = first["case_id"].tolist()
-        seen = seen_scores(cohort, rows, first["slide_id"].tolist())
+        seen = ceiling_scores(cohort, rows, first["slide_id"].tolist())
         curves["ceiling"].append(
             {"fraction": fraction, "auroc": scored(labels, seen, cases, draws=run.draws).as_dict()}
         )
@@ -119,7 +94,7 @@ def bench_needle(run: BenchNeedle) -> dict[str, Any]:
     for points in (*curves.values(), *differences.values()):
         points.sort(key=lambda point: float(point["fraction"]))  # whatever order they were asked for in
     return {
-        "circumstances": circumstances(_command(run)),
+        "circumstances": circumstances("bench needle", NeedleSettings, run),
         "settings": {
             "seeds": list(run.seeds),
             "slides": list(run.slides),
@@ -135,7 +110,7 @@ def bench_needle(run: BenchNeedle) -> dict[str, Any]:
     }
 
 
-def contenders(run: BenchNeedle) -> list[Contender]:
+def contenders(run: NeedleSettings) -> list[Contender]:
     """The methods to compare. Raises ConfigError for one that is unknown, or named twice."""
     if len(set(run.condensers)) != len(run.condensers) or not run.condensers:
         raise ConfigError(f"--condensers {' '.join(run.condensers)}: name at least one method, and each once")
@@ -144,25 +119,16 @@ def contenders(run: BenchNeedle) -> list[Contender]:
     return [ENDS.get(name, Contender(name, run.tokens, "attention")) for name in run.condensers]
 
 
-def _command(run: BenchNeedle) -> str:
-    """The command line of this run, every setting that could differ spelt out."""
-    lists = {"fractions": run.fractions, "seeds": run.seeds, "rates": run.rates, "slides": run.slides}
-    words = [f"--{name} {' '.join(f'{value:g}' for value in values)}" for name, values in lists.items()]
-    words += [f"--condensers {' '.join(run.condensers)}", f"--tokens {run.tokens}"]
-    words += [f"--tune-at {run.tune_at:g}", f"--patches {run.patches}", f"--epochs {run.epochs}"]
-    return f"abbe bench needle --out OUT {' '.join(words)}"
-
-
-def _recipe(run: BenchNeedle, rate: float) -> Recipe:
+def _recipe(run: NeedleSettings, rate: float) -> Recipe:
     return Recipe(epochs=run.epochs, lr=rate, plateau_patience=run.epochs, early_stop=run.epochs)
 
 
-def _cohort(run: BenchNeedle, rows: PatchBank, fraction: float) -> tuple[Path, dict[str, Any]]:
+def _cohort(run: NeedleSettings, rows: PatchBank, fraction: float) -> tuple[Path, dict[str, Any]]:
     folder = run.out / f"needle-{100 * fraction:g}"
-    return folder, write_needle_cohort(folder, NeedlePlan(fraction, run.slides, run.patches), rows)
+    return folder, write_cohort(folder, CohortPlan(fraction, run.slides, run.patches), rows)
 
 
-def _choose_rates(run: BenchNeedle, rows: PatchBank) -> dict[str, float]:
+def _choose_rates(run: NeedleSettings, rows: PatchBank) -> dict[str, float]:
     if len(run.rates) == 1:
         return {c.name: run.rates[0] for c in contenders(run)}
     cohort, _ = _cohort(run, rows, run.tune_at)
@@ -183,7 +149,7 @@ def _choose_rates(run: BenchNeedle, rows: PatchBank) -> dict[str, float]:
     return {name: min(tried, key=lambda rate: tried[rate]) for name, tried in losses.items()}
 
 
-def _train(run: BenchNeedle, cohort: Path, rates: dict[str, float]) -> dict[str, list[dict[str, Any]]]:
+def _train(run: NeedleSettings, cohort: Path, rates: dict[str, float]) -> dict[str, list[dict[str, Any]]]:
     reports: dict[str, list[dict[str, Any]]] = {}
     for rate in sorted(set(rates.values())):
         reports |= train_all(
@@ -197,6 +163,14 @@ def _train(run: BenchNeedle, cohort: Path, rates: dict[str, float]) -> dict[str,
             draws=run.draws,
         )
     return reports
+
+
+def curves_picture(found: dict[str, Any]) -> bytes:
+    """PNG: AUROC of every method by the share of evidence."""
+    curves = {
+        name: [(point["fraction"], point["auroc"]) for point in points] for name, points in found["curves"].items()
+    }
+    return evidence_curves(curves, label="AUROC on held-out patients")
 
 
 def markdown(found: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""`abbe bench ops`: what routing takes in time and memory, beside the same in dense PyTorch.
+"""What routing takes in time and memory, beside the same in dense PyTorch.
 
 Two ways: with logits given (`routed_mean`), and with the gate's product in what is timed (`gated_mean`, as in TC-SSA).
 """
@@ -10,28 +10,22 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from abbe.bench.record import about, circumstances, table, write_result
-from abbe.console import progress, result
+from abbe.bench.record import about, circumstances, table
+from abbe.console import progress
 from abbe.errors import check_range
 from abbe.ops.routing import gated_mean, routed_mean
 from abbe.types import offsets_of
 
 
-@dataclass(frozen=True)
-class BenchOps:
-    """Time and memory of routing N patches into K slots, ours against softmax, topk, scatter and bmm.
-
-    Example:
-      abbe bench ops
-      abbe bench ops --patches 500000 --rounds 3
-    """
+@dataclass(frozen=True, kw_only=True)
+class OpsSettings:
+    """What `abbe bench ops` measures, and how."""
 
     patches: int = 100_000
     """patches of the slide, N"""
@@ -41,26 +35,14 @@ class BenchOps:
     """slots, K"""
     rounds: int = 7
     """rounds timed, ours and dense in turn, after one to warm up"""
-    results: Path | None = None
-    """folder for the dated result (json, md); none is written without it"""
-    json: bool = False
-    """print the result as JSON"""
-
-    def run(self) -> int:
-        check_range("bench ops", 1, patches=self.patches, width=self.width, rounds=self.rounds)
-        check_range("bench ops", 2, slots=self.slots)
-        found = bench_ops(self)
-        text = markdown(found)
-        if self.results is not None:
-            write_result(self.results, "ops", found, text)
-        result(text, found, json_output=self.json)
-        return 0
 
 
-def bench_ops(run: BenchOps) -> dict[str, Any]:
+def bench_ops(run: OpsSettings) -> dict[str, Any]:
     """The figures, by the type of the features."""
-    command = f"abbe bench ops --patches {run.patches} --width {run.width} --slots {run.slots} --rounds {run.rounds}"
-    found: dict[str, Any] = {"circumstances": circumstances(command), "threads": torch.get_num_threads(), "types": {}}
+    check_range("bench ops", 1, patches=run.patches, width=run.width, rounds=run.rounds)
+    check_range("bench ops", 2, slots=run.slots)
+    now = circumstances("bench ops", OpsSettings, run)
+    found: dict[str, Any] = {"circumstances": now, "threads": torch.get_num_threads(), "types": {}}
     with progress("measuring", total=2) as bar:
         for dtype in (torch.float32, torch.bfloat16):
             found["types"][str(dtype).removeprefix("torch.")] = _measure(run, dtype)
@@ -79,7 +61,7 @@ def _dense(x: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
     return torch.bmm(routed.T[None], x[None])[0] / (routed.sum(0)[:, None] + 1e-9), slots
 
 
-def _measure(run: BenchOps, dtype: torch.dtype) -> dict[str, Any]:
+def _measure(run: OpsSettings, dtype: torch.dtype) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(run.patches, run.width, generator=generator).to(dtype)
     gate = torch.randn(run.slots, run.width, generator=generator) / run.width**0.5

@@ -17,8 +17,8 @@ from rich.progress import Progress
 from scipy import linalg
 from sklearn.model_selection import StratifiedGroupKFold
 
-from abbe.cohorts.labelled import LabelledImage, expand, find_images, read_images, sources_sha256
-from abbe.cohorts.textfiles import read_csv
+from abbe.data.labelled_images import LabelledImage, expand, find_images, read_images, sources_sha256
+from abbe.data.textfiles import read_csv
 from abbe.errors import InputError, SlideError, TableError
 from abbe.metrics.bootstrap import patient_bootstrap
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import os
 import platform
@@ -12,14 +13,21 @@ from typing import Any
 import torch
 
 from abbe import __version__
+from abbe.config import from_dict, only, to_flags
 from abbe.store.commit import to_json
 
 
-def circumstances(command: str) -> dict[str, Any]:
-    """Date, hardware, versions, commit and command of a benchmark."""
+def circumstances(verb: str, kind: type | None = None, settings: Any = None) -> dict[str, Any]:
+    """Date, hardware, versions, commit, command and settings of a benchmark.
+
+    verb: such as "bench needle".   settings: of the dataclass `kind`; every one is recorded, and those that differ from
+    their default stand in the command. `settings_of` reads them back.
+    """
+    flags = [] if kind is None else to_flags(kind, settings)
     return {
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
-        "command": command,
+        "command": " ".join(["abbe", verb, *flags]),
+        "settings": {} if kind is None else _without_folders(only(kind, settings)),
         "abbe": __version__,
         "commit": _commit(),
         "cpu": _cpu(),
@@ -28,6 +36,12 @@ def circumstances(command: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
+
+
+def settings_of(kind: type, circumstances: dict[str, Any], **changed: Any) -> Any:
+    """The settings a result was made with, to make it again; `changed` supplies folders, which are not recorded."""
+    settings = from_dict(kind, circumstances["settings"], circumstances["command"])
+    return dataclasses.replace(settings, **changed)
 
 
 def write_result(folder: Path, name: str, result: dict[str, Any], markdown: str) -> Path:
@@ -56,6 +70,15 @@ def about(circumstances: dict[str, Any]) -> str:
         f"{circumstances['date']} · {hardware} · Python {circumstances['python']}, torch {circumstances['torch']}, "
         f"abbe {circumstances['abbe']} at commit {circumstances['commit']}\n\n`{circumstances['command']}`\n"
     )
+
+
+def _without_folders(value: Any) -> Any:
+    """Plain JSON values with paths cut to their last part: results are published, folders are not."""
+    if isinstance(value, dict):
+        return {key: _without_folders(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(item) for item in value]
+    return Path(value).name if isinstance(value, str) and os.sep in value else value
 
 
 def _commit() -> str:

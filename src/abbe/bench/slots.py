@@ -1,4 +1,4 @@
-"""`abbe bench slots`: how λ, the weight of TC-SSA's clustering loss, changes who takes which patches.
+"""How λ, the weight of TC-SSA's clustering loss, changes who takes which patches.
 
 The claim to check: a small λ lets one slot absorb over 60 % of the patches; a large one makes slots gather artefacts
 and dilutes the signal.
@@ -15,24 +15,24 @@ import numpy as np
 import pandas as pd
 import torch
 
-from abbe.bench.record import about, circumstances, table, write_result
-from abbe.cohorts.artefacts import ArtefactRows, artefact_rows, real_images, strew
-from abbe.cohorts.bank import BankPlan, PatchBank, bank, cell_patches
-from abbe.cohorts.mosaic import SPLITS_OF_GROUPS, MosaicBankPlan, mosaic_bank
-from abbe.cohorts.plan import CohortPlan
-from abbe.cohorts.tables import SPLITS
-from abbe.cohorts.tissue import TISSUE_CLASSES
-from abbe.cohorts.writer import features_folder, write_cohort
-from abbe.console import progress, result, say
+from abbe.bench.record import about, circumstances, table
+from abbe.console import progress, say
+from abbe.data.splits import SPLITS
 from abbe.evaluate.compare import Contender, predictions_on_test, train_all
 from abbe.metrics.bootstrap import Interval, Statistic, nested_bootstrap
 from abbe.metrics.predictions import statistic
 from abbe.metrics.slots import ARTEFACT, EVIDENCE, OTHER, USAGE, SlotTable, joined, slide_slots
 from abbe.models.condense import condense_slide
 from abbe.models.hub import load
+from abbe.phantom.artefacts import ArtefactRows, add_artefacts, artefact_rows, real_images
+from abbe.phantom.bank import BankPlan, PatchBank, bank, cell_patches
+from abbe.phantom.mosaic import SPLITS_OF_GROUPS, MosaicBankPlan, mosaic_bank
+from abbe.phantom.plan import CohortPlan
+from abbe.phantom.render.tissue import TISSUE_CLASSES
+from abbe.phantom.writer import features_folder, write_cohort
 from abbe.store.bags import read_bag
 from abbe.store.commit import file_sha256
-from abbe.train.loop import Recipe
+from abbe.train.recipe import Recipe
 
 _CLAIMED = 0.6
 _ARTEFACTS = (4, 2, 3)  # artefacts rendered for train, val and test of each class, site and stain setting
@@ -40,23 +40,12 @@ _FROM_MOSAIC = 120  # real patches of each split that are made artefacts
 _APART = 1_000_000  # bank splits of artefacts lie this far from those of tissue, so that they share no patch
 
 
-@dataclass(frozen=True)
-class BenchSlots:
-    """Train TC-SSA at several λ, each with several seeds on banks that share no patch, and count who went where.
-
-    Example:
-      abbe bench slots --out bench-slots --results benchmarks/results
-      abbe bench slots --out bench-slots --mosaic lc25000
-
-    Every seed has a cohort, a bank split and an initialisation of its own. A share of the patches is
-    replaced by artefacts (out of focus, pen, fold). Everything is counted on held-out patients, in eval mode. Finished
-    runs in OUT are read back.
-    """
+@dataclass(frozen=True, kw_only=True)
+class SlotsSettings:
+    """What `abbe bench slots` measures, and how."""
 
     out: Path
     """working folder: banks, cohorts, runs"""
-    results: Path | None = None
-    """folder for the dated result (json, md); none is written without it"""
     weights: tuple[float, ...] = (0.0, 0.01, 0.1, 1.0)
     """values of λ"""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
@@ -87,16 +76,6 @@ class BenchSlots:
     """runs at a time (default: one a core)"""
     draws: int = 1000
     """bootstrap samples behind each interval"""
-    json: bool = False
-    """print the result as JSON"""
-
-    def run(self) -> int:
-        found = bench_slots(self)
-        text = markdown(found)
-        if self.results is not None:
-            write_result(self.results, "slots" if self.standardize else "slots-raw", found, text)
-        result(text, found, json_output=self.json)
-        return 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +88,7 @@ class _Filled:
     evidence: Sequence[int]
 
 
-def bench_slots(run: BenchSlots) -> dict[str, Any]:
+def bench_slots(run: SlotsSettings) -> dict[str, Any]:
     """Everything the study measures, as plain JSON values."""
     fillings: dict[str, Callable[[int], _Filled]] = {"phantom": lambda seed: _phantom(run, seed)}
     if run.mosaic:
@@ -131,7 +110,7 @@ def bench_slots(run: BenchSlots) -> dict[str, Any]:
             say(f"{name}, seed {seed}: done")
         found[name] = [_row(run, weight, tables, usage) for weight in run.weights]
     return {
-        "circumstances": circumstances(_command(run)),
+        "circumstances": circumstances("bench slots", SlotsSettings, run),
         "settings": {
             "seeds": list(run.seeds),
             "slides": list(run.slides),
@@ -149,24 +128,16 @@ def bench_slots(run: BenchSlots) -> dict[str, Any]:
     }
 
 
-def _command(run: BenchSlots) -> str:
-    lists = {"weights": run.weights, "seeds": run.seeds, "slides": run.slides}
-    words = [f"--{name} {' '.join(f'{value:g}' for value in values)}" for name, values in lists.items()]
-    words += ["--mosaic PATCHES"] * bool(run.mosaic) + ["--no-standardize"] * (not run.standardize)
-    words += [f"--{name} {getattr(run, name):g}" for name in ("fraction", "artefacts", "patches", "epochs", "rate")]
-    return f"abbe bench slots --out OUT {' '.join(words)}"
-
-
-def _contender(run: BenchSlots, weight: float) -> Contender:
+def _contender(run: SlotsSettings, weight: float) -> Contender:
     return Contender("tcssa", run.tokens, "attention", (f"aux_weight={weight:g}",))
 
 
-def _phantom(run: BenchSlots, seed: int) -> _Filled:
+def _phantom(run: SlotsSettings, seed: int) -> _Filled:
     rows = bank(replace(run.bank, split=seed), run.out / f"bank-{seed}", workers=run.workers)
     return _filled(run, run.out / f"phantom-{seed}", rows, seed, lambda: _spoiled(replace(run.bank, split=seed), seed))
 
 
-def _mosaic(run: BenchSlots, seed: int) -> _Filled:
+def _mosaic(run: SlotsSettings, seed: int) -> _Filled:
     plan = replace(run.mosaic_bank, patches=tuple(map(str, run.mosaic)), split=seed % SPLITS_OF_GROUPS)
     folder = run.out / "bank-mosaic"
     rows = mosaic_bank(plan, folder, workers=run.workers)
@@ -177,13 +148,13 @@ def _mosaic(run: BenchSlots, seed: int) -> _Filled:
     return _filled(run, run.out / f"mosaic-{seed}", rows, seed, make)
 
 
-def _filled(run: BenchSlots, folder: Path, rows: PatchBank, seed: int, make: Callable[[], ArtefactRows]) -> _Filled:
+def _filled(run: SlotsSettings, folder: Path, rows: PatchBank, seed: int, make: Callable[[], ArtefactRows]) -> _Filled:
     plan = CohortPlan(fraction=run.fraction, slides=run.slides, patches=run.patches, seed=seed)
     write_cohort(folder, plan, rows)
     features = features_folder(folder, rows.plan.encoder, rows.job)
     evidence = (*rows.kinds.a, *rows.kinds.b)
     out = folder / "with-artefacts"
-    where = strew(folder, features, out, make, evidence=evidence, share=run.artefacts, seed=seed)
+    where = add_artefacts(folder, features, out, make, evidence=evidence, share=run.artefacts, seed=seed)
     return _Filled(folder, out, where, evidence)
 
 
@@ -201,11 +172,11 @@ def _spoiled(plan: BankPlan, seed: int) -> ArtefactRows:
     return artefact_rows(images, encoder=plan.encoder, seed=seed)
 
 
-def _runs(run: BenchSlots, cohort: _Filled) -> Path:
+def _runs(run: SlotsSettings, cohort: _Filled) -> Path:
     return cohort.folder / ("runs" if run.standardize else "runs-raw")
 
 
-def _train(run: BenchSlots, cohort: _Filled, seed: int) -> None:
+def _train(run: SlotsSettings, cohort: _Filled, seed: int) -> None:
     train_all(
         [_contender(run, weight) for weight in run.weights],
         features=cohort.features,
@@ -219,7 +190,7 @@ def _train(run: BenchSlots, cohort: _Filled, seed: int) -> None:
     )
 
 
-def _usage(run: BenchSlots, model_folder: Path, cohort: _Filled, slide_ids: Sequence[str]) -> SlotTable:
+def _usage(run: SlotsSettings, model_folder: Path, cohort: _Filled, slide_ids: Sequence[str]) -> SlotTable:
     """Who went where on these slides, in their order."""
     model = load(model_folder)
     truth = pd.read_parquet(cohort.folder / "truth" / "patches.parquet")
@@ -239,7 +210,7 @@ def _usage(run: BenchSlots, model_folder: Path, cohort: _Filled, slide_ids: Sequ
 
 
 def _row(
-    run: BenchSlots,
+    run: SlotsSettings,
     weight: float,
     tables: dict[float, list[pd.DataFrame]],
     usage: dict[float, list[SlotTable]],

@@ -1,4 +1,4 @@
-"""`abbe bench texture`: patches a second of the embedded patch encoder, and how well a linear probe reads it."""
+"""Patches a second of the embedded patch encoder, and how well a linear probe reads it."""
 
 from __future__ import annotations
 
@@ -22,62 +22,44 @@ from abbe.bench.probe import (
     probe,
     read_patches,
 )
-from abbe.bench.record import about, circumstances, table, write_result
-from abbe.cohorts.tissue import TISSUE_CLASSES, render, site_stain
-from abbe.console import progress, result
+from abbe.bench.record import about, circumstances, table
+from abbe.console import progress
 from abbe.errors import ConfigError
+from abbe.phantom.render.tissue import TISSUE_CLASSES, render, site_stain
 from abbe.slides.patch_encoders import create_patch_encoder
 
 
-@dataclass(frozen=True)
-class BenchTexture:
-    """Time `texture` on rendered patches of every tissue class, one thread; probe it on labelled patches.
-
-    Example:
-      abbe bench texture --results benchmarks/results
-      abbe bench texture --patches lc25000 --results benchmarks/results
-    """
+@dataclass(frozen=True, kw_only=True)
+class TextureSettings:
+    """What `abbe bench texture` measures, and how."""
 
     patches: Path | None = None
     """LC25000 as a folder or zip with index.csv, for a linear probe beside the speed; only the speed without it"""
     repeats: int = 10
     """repetitions of the probe's cross-validation"""
-    results: Path | None = None
-    """folder for the dated result (json, md); none is written without it"""
     side: int = 256
     """pixels of a patch's side"""
     per_class: int = 4
     """patches of each of the twelve classes in a round"""
     rounds: int = 9
     """rounds timed, after one to warm up"""
-    json: bool = False
-    """print the result as JSON"""
-
-    def run(self) -> int:
-        found = bench_texture(self)
-        text = markdown(found)
-        if self.results is not None:
-            write_result(self.results, "texture", found, text)
-        result(text, found, json_output=self.json)
-        return 0
 
 
-def bench_texture(run: BenchTexture) -> dict[str, Any]:
+def bench_texture(run: TextureSettings) -> dict[str, Any]:
     """Patches a second, and with patches the probe. InputError before any work for options that cannot be."""
     for option, value in (("--repeats", run.repeats), ("--rounds", run.rounds), ("--per-class", run.per_class)):
         if value < 1:
             raise ConfigError(f"{option} is {value}; at least 1 is needed")
     data = None if run.patches is None else read_patches(run.patches)
-    source = "" if run.patches is None else f"--patches {run.patches.name} --repeats {run.repeats} "
     found = {
-        "circumstances": circumstances(f"abbe bench texture {source}--side {run.side} --results benchmarks/results"),
+        "circumstances": circumstances("bench texture", TextureSettings, run),
         "version": create_patch_encoder("texture").version,
         **_speed(run),
     }
     return found if data is None else {**found, "probe": _probe(run, data)}
 
 
-def _speed(run: BenchTexture) -> dict[str, Any]:
+def _speed(run: TextureSettings) -> dict[str, Any]:
     """Patches a second by wall time and by CPU time, median and minimum over rounds."""
     stain = site_stain(0, 0, 0)
     patches = np.stack(
@@ -106,7 +88,7 @@ def _speed(run: BenchTexture) -> dict[str, Any]:
     }
 
 
-def _probe(run: BenchTexture, data: LabelledPatches) -> dict[str, Any]:
+def _probe(run: TextureSettings, data: LabelledPatches) -> dict[str, Any]:
     """The probe's figures, and all that is needed to make them again."""
     encode = create_patch_encoder("texture")
     batches = [data.patches[start : start + 64] for start in range(0, len(data.patches), 64)]

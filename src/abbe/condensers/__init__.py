@@ -11,6 +11,7 @@ from typing import Any
 
 from abbe import registry
 from abbe.condensers.base import Condenser
+from abbe.config import check_options
 
 __all__ = ["Condenser", "condenser_class", "create_condenser", "list_condensers", "markdown_table"]
 
@@ -31,7 +32,7 @@ def create_condenser(name: str, *, dim: int, **options: Any) -> Condenser:
     Raises ConfigError for an unknown name or option, with the nearest known one, and for a value of another type.
     """
     cls = condenser_class(name)
-    return cls(**registry.checked_options("condenser", name, cls, {"dim": dim, **options}))
+    return cls(**check_options(f"condenser {name!r}", cls.__init__, {"dim": dim, **options}))
 
 
 def markdown_table() -> str:
@@ -45,6 +46,6 @@ def markdown_table() -> str:
         words = (inspect.getdoc(cls) or "").partition("\n")[0]
         for check, reason in cls.expected_failures.items():
             words += f" Declared exception, `{check}`: {reason}."
-        kind = "means" if cls.merges else "patches, encoded" if cls.encodes else "patches"
+        kind = "means" if cls.merges else "patches, encoded" if cls.changes_features else "patches"
         lines.append("| " + " | ".join([f"`{name}`", kind, *flags, budget, words]) + " |")
     return "\n".join(lines) + "\n"

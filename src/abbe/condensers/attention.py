@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from abbe.condensers.base import Condenser, select
 from abbe.errors import check_range
+from abbe.layers.gated_attention import GatedAttention
 from abbe.ops.segments import segment_softmax, segment_weighted_sum
 from abbe.types import Condensed, TokenBatch
 
@@ -26,23 +27,22 @@ class Attention(Condenser):
     small = {"tokens": 4, "hidden": 8}
     grid = {"tokens": [8, 16, 32, 64, 128]}
     selects = True
-    encodes = True  # scaled by a score, where it is kept
+    changes_features = True  # scaled by a score, where it is kept
     trainable = True
 
     def __init__(self, *, dim: int, tokens: int | float = 32, hidden: int = 128) -> None:
         super().__init__(dim=dim, tokens=tokens)
         check_range("attention", 1, hidden=hidden)
-        self.both = nn.Linear(dim, 2 * hidden)
-        self.logit = nn.Linear(hidden, 1)
+        self.scorer = GatedAttention(dim, hidden)
+        self.register_load_state_dict_pre_hook(_rename_scorer)
 
     @property
     def prediction_names(self) -> tuple[str, ...]:
         return ("attention",)
 
     def scores(self, rows_TD: Tensor) -> Tensor:
-        """[T] float32: w · (tanh(V x) ⊙ sigmoid(U x)). Source: Ilse et al. 2018, eq. 9."""
-        value, gate = self.both(rows_TD.to(self.both.weight.dtype)).chunk(2, dim=1)
-        return self.logit(value.tanh() * gate.sigmoid()).squeeze(1).float()
+        """[T] float32."""
+        return self.scorer(rows_TD.to(self.scorer.both.weight.dtype)).float()
 
     def condense(self, batch: TokenBatch, budgets: list[int], *, soft: bool) -> Condensed:
         dtype = batch.features.dtype
@@ -63,3 +63,11 @@ class Attention(Condenser):
             tokens=replace(tokens, features=tokens.features * scale[:, None].to(dtype)),
             predictions={"attention": pooled},
         )
+
+
+def _rename_scorer(_module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Load weights saved before the scorer became a module of its own."""
+    for layer in ("both", "logit"):
+        for kind in ("weight", "bias"):
+            if (value := state.pop(f"{prefix}{layer}.{kind}", None)) is not None:
+                state[f"{prefix}scorer.{layer}.{kind}"] = value

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from abbe.errors import BagError, ConfigError, InputError, MissingCoordinates, check_range
-from abbe.ops.masked import on_valid
+from abbe.layers.masked import on_valid
 from abbe.types import Assignment, Condensed, TokenBatch, offsets_of
 
 Budget = int | float | Sequence[int | float] | Tensor
@@ -36,8 +36,12 @@ class Condenser(nn.Module):
     cuts_mass: ClassVar[bool] = False  # Σ mass may fall short of the patches that were not dropped
     trainable: ClassVar[bool] = False
     streams: ClassVar[bool] = False  # `stream` takes a slide a chunk at a time, in memory that does not grow with it
-    ordered: ClassVar[bool] = False  # which patches are kept depends on the order of the rows, not on the patches
-    encodes: ClassVar[bool] = False  # a kept token is not its patch's row as it was: normalised, or mixed with others
+    order_dependent: ClassVar[bool] = (
+        False  # which patches are kept depends on the order of the rows, not on the patches
+    )
+    changes_features: ClassVar[bool] = (
+        False  # a kept token is not its patch's row as it was: normalised, or mixed with others
+    )
     fixed_budget: ClassVar[bool] = False  # the number of tokens is a matter of weights; no call can ask for another
     needs_positions: ClassVar[bool] = False
     summarises: ClassVar[bool] = False  # `Condensed.summary` is given
@@ -96,6 +100,16 @@ class Condenser(nn.Module):
         For a method whose temperature or budget changes as training goes on; it keeps them in buffers, so that
         checkpoints do. Most have nothing to change.
         """
+
+    @property
+    def has_schedule(self) -> bool:
+        """Whether `set_progress` changes the method over training; it is then trained to the end of its schedule."""
+        return type(self).set_progress is not Condenser.set_progress
+
+    @property
+    def settled(self) -> bool:
+        """Whether the schedule has come so far that the weights may be kept as the best."""
+        return True
 
     def condense(self, batch: TokenBatch, budgets: list[int], *, soft: bool) -> Condensed:
         """What a method implements. `budgets` has one count ≥ 1 a slide; the batch has been checked."""
@@ -179,7 +193,7 @@ def select(batch: TokenBatch, kept: Sequence[Tensor]) -> Condensed:
     return Condensed(batch.rows(rows, offsets_of(lengths)), assignment, dropped=batch.lengths - lengths)
 
 
-def gather(batch: TokenBatch, groups: Tensor, counts: Sequence[int], *, placed: bool = False) -> Condensed:
+def merge_groups(batch: TokenBatch, groups: Tensor, counts: Sequence[int], *, placed: bool = False) -> Condensed:
     """Means of a slide's tokens over groups, as a Condensed. For methods that merge by a hard assignment.
 
     groups: [T] int64, the group of each token within its slide, below counts[b]; −1 for one that went nowhere.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from abbe.condensers.base import Condenser, gather
-from abbe.condensers.random import hash_rows
+from abbe.condensers.base import Condenser, merge_groups
 from abbe.errors import check_range
+from abbe.ops.hashing import hash_rows
 from abbe.ops.kmeans import kmeans, nearest_centre
 from abbe.types import Condensed, TokenBatch
 
@@ -35,7 +35,7 @@ class KMeans(Condenser):
     def condense(self, batch: TokenBatch, budgets: list[int], *, soft: bool) -> Condensed:
         counts = [min(k, n) for k, n in zip(budgets, batch.lengths.tolist(), strict=True)]
         groups = [self._cluster(slide, k) for slide, k in zip(batch, counts, strict=True)]
-        return gather(batch, torch.cat(groups), counts)
+        return merge_groups(batch, torch.cat(groups), counts)
 
     def _cluster(self, slide: TokenBatch, k: int) -> torch.Tensor:
         """int64 [N]: the cluster of each patch of one slide; −1 for a masked one."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from abbe.condensers.base import Budget, Condenser, Stream, gather, no_assignment
+from abbe.condensers.base import Budget, Condenser, Stream, merge_groups, no_assignment
 from abbe.types import Assignment, Condensed, TokenBatch
 
 
@@ -25,7 +25,7 @@ class Mean(Condenser):
 
     def condense(self, batch: TokenBatch, budgets: list[int], *, soft: bool) -> Condensed:
         one_group = torch.zeros(len(batch.features), dtype=torch.int64, device=batch.features.device)
-        return gather(batch, one_group, [1] * len(batch))
+        return merge_groups(batch, one_group, [1] * len(batch))
 
     def stream(self, slide_id: str) -> Stream:
         return _MeanStream(self, slide_id)

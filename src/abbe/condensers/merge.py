@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from abbe.condensers.base import Condenser, gather
+from abbe.condensers.base import Condenser, merge_groups
 from abbe.errors import check_range
 from abbe.ops.hilbert import hilbert_index
 from abbe.ops.merge import merge_to
@@ -31,7 +31,7 @@ class Merge(Condenser):
     def condense(self, batch: TokenBatch, budgets: list[int], *, soft: bool) -> Condensed:
         counts = [min(k, n) for k, n in zip(budgets, batch.lengths.tolist(), strict=True)]
         groups = [self._merge(slide, k) for slide, k in zip(batch, counts, strict=True)]
-        return gather(batch, torch.cat(groups), counts, placed=True)
+        return merge_groups(batch, torch.cat(groups), counts, placed=True)
 
     def _merge(self, slide: TokenBatch, k: int) -> Tensor:
         """int64 [N]: the token each patch of one slide ends in; −1 for a masked one."""

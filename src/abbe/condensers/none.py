@@ -16,7 +16,7 @@ class Unchanged(Condenser):
 
     selects = True
 
-    def __init__(self, *, dim: int, tokens: float = 1.0) -> None:
+    def __init__(self, *, dim: int, tokens: int | float = 1.0) -> None:
         super().__init__(dim=dim, tokens=tokens)
         self.tokens = 1.0  # whatever was asked, so that no record takes it for a smaller budget
 

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from abbe.condensers.base import Budget, Condenser, select
-from abbe.encoders._parts import MLP, Norm
 from abbe.encoders.longnet import LongNet
 from abbe.errors import ConfigError, check_range
+from abbe.layers.mlp import MLP
+from abbe.layers.norm import Norm
 from abbe.ops.soft_topk import hard_topk
 from abbe.types import Condensed, TokenBatch
 
@@ -39,8 +40,8 @@ class Slim(Condenser):
     small = {"tokens": 4, "embed": 16, "layers": 3, "heads": 2, "hidden": 16, "piece": 8, "levels": 2}
     grid = {"tokens": [1.0, 0.5, 0.4, 0.3, 0.2, 0.1]}
     selects = True
-    ordered = True  # a dilated branch reads rows by their number
-    encodes = True
+    order_dependent = True  # a dilated branch reads rows by their number
+    changes_features = True
     trainable = True
     needs_positions = True
     summarises = True

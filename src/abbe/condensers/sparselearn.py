@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from abbe.condensers.base import Budget, Condenser, SelectStream, Stream, select
-from abbe.encoders._parts import MLP, Norm
-from abbe.encoders._scorer import CONTEXTS, Scorer, attend
 from abbe.errors import ConfigError, InputError, check_range, nearest
+from abbe.layers.mlp import MLP
+from abbe.layers.norm import Norm
+from abbe.layers.scorer import CONTEXTS, Scorer, attend
 from abbe.ops.segments import segment_mean
 from abbe.ops.soft_topk import hard_topk, soft_topk
 from abbe.types import Assignment, Condensed, TokenBatch
@@ -44,7 +45,7 @@ class SparseLearn(Condenser):
     small = {"tokens": 4, "scorer_width": 8, "heads": 2, "latents": 3}
     grid = {"tokens": [8, 16, 32, 64, 128], "tau_start": [1.0, 0.5, 0.2]}
     selects = True
-    encodes = True
+    changes_features = True
     trainable = True
     expected_failures = {
         "every_trainable_parameter_gets_a_gradient_on_every_step": (
@@ -110,6 +111,11 @@ class SparseLearn(Condenser):
             raise InputError(f"sparselearn: progress is a fraction in [0, 1], got {fraction}")
         self.progress.fill_(fraction)
         self.tau.fill_(self.tau_end + (self.tau_start - self.tau_end) * _falling(fraction))
+
+    @property
+    def settled(self) -> bool:
+        """Before, most of the soft weight lies outside the hard set: weights are chosen by another model's loss."""
+        return float(self.tau) <= 2 * self.tau_end
 
     def count(self, lengths: Sequence[int] | Tensor, *, tokens: Budget | None = None, soft: bool = False) -> list[int]:
         if not soft:

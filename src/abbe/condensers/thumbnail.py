@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from abbe.condensers.base import Budget, Condenser, gather
+from abbe.condensers.base import Budget, Condenser, merge_groups
 from abbe.types import Condensed, TokenBatch
 
 
@@ -27,7 +27,7 @@ class Thumbnail(Condenser):
     def condense(self, batch: TokenBatch, budgets: list[int], *, soft: bool) -> Condensed:
         sides = [math.isqrt(k) for k in budgets]
         groups = [_cell(slide, side) for slide, side in zip(batch, sides, strict=True)]
-        return gather(batch, torch.cat(groups), [side * side for side in sides], placed=True)
+        return merge_groups(batch, torch.cat(groups), [side * side for side in sides], placed=True)
 
 
 def _cell(slide: TokenBatch, side: int) -> Tensor:

@@ -15,7 +15,7 @@ class Uniform(Condenser):
     small = {"tokens": 4}
     grid = {"tokens": [8, 16, 32, 64, 128]}
     selects = True
-    ordered = True
+    order_dependent = True
 
     def condense(self, batch: TokenBatch, budgets: list[int], *, soft: bool) -> Condensed:
         kept = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from abbe import registry
+from abbe.config import check_options
 from abbe.encoders.base import Between, Encoder
 
 __all__ = ["Between", "Encoder", "create_encoder", "encoder_class", "list_encoders"]
@@ -30,4 +31,4 @@ def create_encoder(name: str, *, dim: int, **options: Any) -> Encoder:
     Raises ConfigError for an unknown name or option, with the nearest known one, and for a value of another type.
     """
     cls = encoder_class(name)
-    return cls(**registry.checked_options("encoder", name, cls, {"dim": dim, **options}))
+    return cls(**check_options(f"encoder {name!r}", cls.__init__, {"dim": dim, **options}))

@@ -13,10 +13,10 @@ class Identity(Encoder):
 
     def forward(self, batch: TokenBatch, *, between: Between | None = None) -> Condensed:
         self._check(batch)
-        return Condensed(batch, everyone_stays(batch), torch.zeros(len(batch), dtype=torch.int64))
+        return Condensed(batch, identity_assignment(batch), torch.zeros(len(batch), dtype=torch.int64))
 
 
-def everyone_stays(batch: TokenBatch) -> Assignment:
+def identity_assignment(batch: TokenBatch) -> Assignment:
     """Each token of the batch is its own."""
     device = batch.features.device
     rows = torch.cat([torch.arange(int(n), dtype=torch.int32) for n in batch.lengths]).to(device)

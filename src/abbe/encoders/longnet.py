@@ -16,12 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from abbe.encoders._parts import MLP, Norm, add_by_rows, by_rows
 from abbe.encoders.base import Between, Encoder
-from abbe.encoders.identity import everyone_stays
+from abbe.encoders.identity import identity_assignment
 from abbe.errors import ConfigError, InputError, MissingCoordinates, check_range
+from abbe.layers.by_rows import add_by_rows, by_rows
+from abbe.layers.masked import on_valid
+from abbe.layers.mlp import MLP
+from abbe.layers.norm import Norm
 from abbe.ops.dilated_attention import Branch, branches_of, dilated_attention
-from abbe.ops.masked import on_valid
 from abbe.ops.rope2d import rope2d, rotations
 from abbe.types import Condensed, TokenBatch, offsets_of
 
@@ -85,7 +87,7 @@ class LongNet(Encoder):
         tokens = replace(batch, features=by_rows(self.project, batch.features.to(self.cls.dtype)).to(self.cls.dtype))
         corner = _corner(batch.positions, batch.offsets)
         x, offsets, tokens = _with_cls(self.cls.expand(len(batch), -1), tokens)
-        done = Condensed(batch, everyone_stays(batch), torch.zeros(len(batch), dtype=torch.int64))
+        done = Condensed(batch, identity_assignment(batch), torch.zeros(len(batch), dtype=torch.int64))
         for number, block in enumerate(self.blocks, start=1):
             x = self._run(block, x, offsets, tokens, corner)
             if between is None or number == len(self.blocks):

@@ -16,11 +16,11 @@ from joblib import Parallel, delayed
 from sklearn.metrics import roc_auc_score
 
 from abbe.console import progress
+from abbe.evaluate.protocols.holdout import HoldoutSettings, train_classifier
 from abbe.metrics.bootstrap import Interval, Statistic, patient_bootstrap, seeds_and_patients_bootstrap
 from abbe.metrics.predictions import read_predictions, statistic
 from abbe.models.classifier import Pooling
-from abbe.train.classify import TrainClassify, train_classifier
-from abbe.train.loop import Recipe
+from abbe.train.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,9 @@ def train_all(
     workers = min(workers or os.cpu_count() or 1, len(contenders) * len(seeds))
     threads = max(1, torch.get_num_threads() // workers)  # no more in all than this process was given
     runs = [
-        TrainClassify(
+        HoldoutSettings(
             features=features,
             labels=labels,
-            out=out / contender.name / f"seed{seed}",
             condenser=contender.condenser,
             tokens=contender.tokens,
             condenser_options=contender.options,
@@ -73,20 +72,22 @@ def train_all(
         for seed in seeds
         for contender in contenders
     ]
+    names = [contender.name for _ in seeds for contender in contenders]
     reports: dict[str, list[dict[str, Any]]] = {contender.name: [] for contender in contenders}
     with progress("training", len(runs)) as bar, warnings.catch_warnings():
         # joblib replaces a worker whose memory has grown, says so, and loses nothing.
         warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given to the executor")
-        jobs = (delayed(_train_one)(run, threads) for run in runs)
-        for run, report in zip(runs, Parallel(n_jobs=workers, return_as="generator")(jobs), strict=True):
-            reports[run.out.parent.name].append(report)
+        folders = [out / name / f"seed{run.recipe.seed}" for name, run in zip(names, runs, strict=True)]
+        jobs = (delayed(_train_one)(run, folder, threads) for run, folder in zip(runs, folders, strict=True))
+        for name, report in zip(names, Parallel(n_jobs=workers, return_as="generator")(jobs), strict=True):
+            reports[name].append(report)
             bar.advance(bar.task_ids[0])
     return reports
 
 
-def _train_one(run: TrainClassify, threads: int) -> dict[str, Any]:
+def _train_one(run: HoldoutSettings, folder: Path, threads: int) -> dict[str, Any]:
     torch.set_num_threads(threads)
-    return train_classifier(run)
+    return train_classifier(run, folder)
 
 
 def predictions_on_test(out: Path, name: str, seeds: Sequence[int]) -> list[pd.DataFrame]:

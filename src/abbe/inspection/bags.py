@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import h5py
 import numpy as np
 import torch
 
 from abbe.errors import BagError
-from abbe.inspection.finding import Finding, signed
+from abbe.inspection.finding import Finding, InspectSettings, signed
 from abbe.store.bags import layout_of, peek_bag, read_bag
 from abbe.store.commit import printable
 from abbe.store.detect import is_patches
 from abbe.types import Bag
 
-if TYPE_CHECKING:
-    from abbe.inspection.verb import Inspect
 
-
-def bag(path: Path, run: Inspect) -> Finding:
+def bag(path: Path, run: InspectSettings) -> Finding:
     """Read a bag with every check; where it is refused, say what can be said all the same."""
     whole, said = signed(path) if path.is_file() else ({}, [])
     try:

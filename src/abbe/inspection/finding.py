@@ -16,6 +16,26 @@ _STATES = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class InspectSettings:
+    """What files do not say, and how a slide's patches are counted."""
+
+    mpp: float = 0.5
+    """microns a pixel at which the patches of a slide are counted"""
+    patch_size: int = 256
+    """side of a patch in pixels at that mpp"""
+    override_mpp: float | None = None
+    """microns a pixel at level 0, for slides and feature files that do not say it"""
+    patch_size_level0: float | None = None
+    """side of a patch in level-0 pixels, for feature files that do not say it"""
+    label: str | None = None
+    """column of a labels table whose values are counted (default: label, where there is one)"""
+    stride_level0: float | None = None
+    """step between patches in level-0 pixels, where they overlap and a feature file does not say it"""
+    encoder: str | None = None
+    """patch encoder, where a store holds several"""
+
+
 @dataclass(frozen=True)
 class Finding:
     """One path. facts: what it is, in order.   problems: each a sentence that ends in its remedy.

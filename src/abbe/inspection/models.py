@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-from abbe.cohorts.textfiles import read_json
+from abbe.data.textfiles import read_json
 from abbe.errors import CheckpointError, TableError
-from abbe.inspection.finding import Finding, signed
-from abbe.metrics.predictions import class_names, figures, read_predictions
-from abbe.models.condense import FORMAT as TOKENS
-from abbe.models.condense import read_tokens
+from abbe.inspection.finding import Finding, InspectSettings, signed
+from abbe.metrics.predictions import all_metrics, class_names, read_predictions
 from abbe.models.hub import WEIGHTS, load
 from abbe.store import commit
 from abbe.store.commit import printable
+from abbe.store.tokens import FORMAT as TOKENS
+from abbe.store.tokens import read_tokens
 from abbe.train import checkpoint
-
-if TYPE_CHECKING:
-    from abbe.inspection.verb import Inspect
 
 _SHOWN = 20  # values of a record that are shown
 
 
-def model(path: Path, run: Inspect) -> Finding:
+def model(path: Path, run: InspectSettings) -> Finding:
     """A model folder."""
     loaded = load(path)
     config = loaded.config
@@ -44,7 +41,7 @@ def model(path: Path, run: Inspect) -> Finding:
     return Finding(printable(path), "model", facts | whole, problems + said)
 
 
-def training(path: Path, run: Inspect) -> Finding:
+def training(path: Path, run: InspectSettings) -> Finding:
     """A training checkpoint."""
     found = checkpoint.load(path)
     if found is None:
@@ -56,7 +53,7 @@ def training(path: Path, run: Inspect) -> Finding:
     return Finding(printable(path), "training checkpoint", facts, problems)
 
 
-def trained(path: Path, run: Inspect) -> Finding:
+def trained(path: Path, run: InspectSettings) -> Finding:
     """The folder of a finished training run."""
     record = path / "result.json"
     facts = _plain_values(_object(record))
@@ -64,7 +61,7 @@ def trained(path: Path, run: Inspect) -> Finding:
     return Finding(printable(path), "training run", facts | whole, said)
 
 
-def cohort(path: Path, run: Inspect) -> Finding:
+def cohort(path: Path, run: InspectSettings) -> Finding:
     """A cohort with known truth."""
     record = path / "cohort.json"
     facts = _plain_values(_object(record))
@@ -82,7 +79,7 @@ def is_tokens(path: Path) -> bool:
     return sidecar is not None and sidecar.get("format") == TOKENS
 
 
-def tokens(path: Path, run: Inspect) -> Finding:
+def tokens(path: Path, run: InspectSettings) -> Finding:
     """Tokens of one slide, as `abbe condense` writes them."""
     found = read_tokens(path)
     facts: dict[str, Any] = {
@@ -99,7 +96,7 @@ def tokens(path: Path, run: Inspect) -> Finding:
     return Finding(printable(path), "condensed slide", facts | whole, said)
 
 
-def parquet(path: Path, run: Inspect) -> Finding:
+def parquet(path: Path, run: InspectSettings) -> Finding:
     """A parquet table: predictions, or the truth of a cohort by patch."""
     sidecar = commit.read_sidecar(path)
     if sidecar is not None and sidecar.get("format") != "predictions":
@@ -117,7 +114,7 @@ def predictions(path: Path) -> Finding:
     facts["classes"] = ", ".join(class_names(table))
     for split, part in table.groupby("split"):
         facts[f"{split!s} ({len(part)} slides)"] = ", ".join(
-            f"{name} {value}" for name, value in figures(part, draws=200).items()
+            f"{name} {value}" for name, value in all_metrics(part, draws=200).items()
         )
     whole, said = signed(path)
     return Finding(printable(path), "predictions", facts | whole, said)

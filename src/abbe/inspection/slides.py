@@ -5,24 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from abbe.errors import SlideError
-from abbe.inspection.finding import Finding, signed
+from abbe.inspection.finding import Finding, InspectSettings, signed
 from abbe.slides.find import FoundSlide
 from abbe.slides.slide import read_slide
 from abbe.store.commit import printable
 
-if TYPE_CHECKING:
-    from abbe.inspection.verb import Inspect
-
 _HIDDEN = "never read: {}"
 
 
-def whole(found: FoundSlide) -> Callable[[Path, Inspect], Finding]:
+def whole(found: FoundSlide) -> Callable[[Path, InspectSettings], Finding]:
     """How to look at a slide of one file or of several; several are called by their folder."""
 
-    def look(path: Path, run: Inspect) -> Finding:
+    def look(path: Path, run: InspectSettings) -> Finding:
         finding = slide(found.path, run)
         if len(found.files) == 1:
             return finding
@@ -32,19 +29,19 @@ def whole(found: FoundSlide) -> Callable[[Path, Inspect], Finding]:
     return look
 
 
-def odd(reason: str) -> Callable[[Path, Inspect], Finding]:
+def odd(reason: str) -> Callable[[Path, InspectSettings], Finding]:
     """How to look at what has a slide's name and is none."""
     return lambda path, run: Finding(
         printable(path), "no slide", {}, [f"{reason}; `abbe encode` skips it"], readable=False
     )
 
 
-def part(path: Path, run: Inspect) -> Finding:
+def part(path: Path, run: InspectSettings) -> Finding:
     """A file of a slide that is looked at as a whole; never called, only told apart."""
     raise AssertionError(path)
 
 
-def slide(path: Path, run: Inspect) -> Finding:
+def slide(path: Path, run: InspectSettings) -> Finding:
     """Open a slide, describe it, and plan its patches; nothing is encoded."""
     facts: dict[str, Any] = {}
     problems: list[str] = []
@@ -80,7 +77,7 @@ def _about(path: Path) -> dict[str, Any]:
     }
 
 
-def _plan(path: Path, run: Inspect) -> tuple[dict[str, Any], list[str]]:
+def _plan(path: Path, run: InspectSettings) -> tuple[dict[str, Any], list[str]]:
     """(patches that `abbe encode` would make, warnings). SlideError where it would refuse."""
     settings: dict[str, Any] = {
         "target_mpp": run.mpp,

@@ -5,28 +5,26 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from abbe.cohorts.prompts import read_conch_prompts
-from abbe.cohorts.questions import QuestionFile
-from abbe.cohorts.slidebench import read_bcnb, read_slidebench
-from abbe.cohorts.slideinstruct import read_slideinstruct
-from abbe.cohorts.tables import read_clam_splits, read_labels
-from abbe.cohorts.textfiles import Csv, read_csv, read_json
-from abbe.cohorts.titan import read_titan_config
-from abbe.cohorts.wsi_vqa import read_wsi_vqa
-from abbe.inspection.finding import Finding, signed
+from abbe.data.benchmarks.prompts import read_conch_prompts
+from abbe.data.benchmarks.questions import QuestionFile
+from abbe.data.benchmarks.slidebench import read_bcnb, read_slidebench
+from abbe.data.benchmarks.slideinstruct import read_slideinstruct
+from abbe.data.benchmarks.titan import read_titan_config
+from abbe.data.benchmarks.wsi_vqa import read_wsi_vqa
+from abbe.data.labels import read_labels
+from abbe.data.splits import read_clam_splits
+from abbe.data.textfiles import Csv, read_csv, read_json
+from abbe.inspection.finding import Finding, InspectSettings, signed
 from abbe.store.commit import printable
-
-if TYPE_CHECKING:
-    from abbe.inspection.verb import Inspect
 
 _LABELS = (2, 60)  # distinct values from which, and up to which, a column may be a label
 _MUCH = 0.4  # an answer that is right this often without looking is worth a sentence
 _SHOWN = 12  # values of a label
 
 
-def table(path: Path, run: Inspect) -> Finding:
+def table(path: Path, run: InspectSettings) -> Finding:
     """A csv table."""
     read = read_csv(path)
     for columns, look in _KINDS:
@@ -40,7 +38,7 @@ def table(path: Path, run: Inspect) -> Finding:
     return Finding(printable(path), kind, facts | whole, problems + said)
 
 
-def json_file(path: Path, run: Inspect) -> Finding:
+def json_file(path: Path, run: InspectSettings) -> Finding:
     """A json file: questions, dialogues, reports by split, prompts, or a record."""
     value, _ = read_json(path)
     first = value[0] if isinstance(value, list) and value else None
@@ -64,7 +62,7 @@ def json_file(path: Path, run: Inspect) -> Finding:
     return Finding(printable(path), kind, facts | whole, problems + said)
 
 
-def yaml_file(path: Path, run: Inspect) -> Finding:
+def yaml_file(path: Path, run: InspectSettings) -> Finding:
     """The yaml of a task with its prompts."""
     task = read_titan_config(path)
     facts = {"label column": task.target, "classes": len(task.classes), "prompts": sum(map(len, task.prompts.names))}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,10 +27,19 @@ class Interval:
     drawn: int
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return shown(self.as_dict())
 
     def as_dict(self) -> dict[str, Any]:
         return {key: None if value != value else value for key, value in asdict(self).items()}  # NaN is not JSON
+
+
+def shown(value: Mapping[str, Any] | None) -> str:
+    """A metric and its interval, {"value", "low", "high"}, as they are printed everywhere."""
+    if value is None:
+        return "–"
+    if value["value"] is None:
+        return "not defined (a class is missing)"
+    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
 
 
 def patient_rows(cases: Sequence[str]) -> list[np.ndarray]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
-from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score, roc_auc_score
 
 
 def auroc(labels: np.ndarray, probabilities: np.ndarray) -> float:
@@ -28,6 +28,18 @@ def balanced_accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="y_pred contains classes not in y_true")
         return float(balanced_accuracy_score(labels, probabilities.argmax(1)))
+
+
+def quadratic_kappa(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Cohen's κ with quadratic weights of the most probable class, classes in the order of the columns.
+
+    The measure of graded diagnoses such as ISUP. NaN where all slides have one class, given and predicted.
+    """
+    predicted = probabilities.argmax(1)
+    if len(np.unique(np.concatenate([labels, predicted]))) < 2:
+        return float("nan")
+    classes = np.arange(probabilities.shape[1])
+    return float(cohen_kappa_score(labels, predicted, labels=classes, weights="quadratic"))
 
 
 METRICS = {"auroc": auroc, "balanced_accuracy": balanced_accuracy}

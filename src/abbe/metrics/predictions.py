@@ -1,4 +1,4 @@
-"""A table of predictions: written, read back and turned into figures with intervals."""
+"""A table of predictions: written, read back and turned into metrics with intervals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NEEDED = ("slide_id", "case_id", "split", "label")
 
 
 def write_predictions(path: Path, table: pd.DataFrame) -> None:
-    """Commit a predictions table (see `abbe.models.predict`) as parquet."""
+    """Commit a predictions table (see `abbe.evaluate.predict`) as parquet."""
     with commit(path, format="predictions", version=1) as temporary:
         table.to_parquet(temporary, index=False)
 
@@ -49,7 +49,7 @@ def arrays(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     return labels, table[[f"p_{name}" for name in classes]].to_numpy(float)
 
 
-def figures(table: pd.DataFrame, *, draws: int = 1000, seed: int = 0) -> dict[str, Interval]:
+def all_metrics(table: pd.DataFrame, *, draws: int = 1000, seed: int = 0) -> dict[str, Interval]:
     """Every classification metric of the table's slides, with its patient-bootstrap 95 % interval."""
     cases = table["case_id"].astype(str).tolist()
     return {name: patient_bootstrap(cases, statistic(table, name), draws=draws, seed=seed) for name in METRICS}

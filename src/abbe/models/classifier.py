@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from abbe.condensers import create_condenser
 from abbe.errors import ConfigError
+from abbe.layers.gated_attention import GatedAttention
+from abbe.models.hub import save_pretrained
 from abbe.models.torchmil_heads import HEADS, TorchMILHead
 from abbe.ops.segments import segment_softmax, segment_sum, segment_weighted_sum
 from abbe.types import Condensed, TokenBatch
@@ -76,6 +78,7 @@ class Classifier(nn.Module):
     """TokenBatch → Prediction."""
 
     kind = "classifier"
+    Config = ClassifierConfig
 
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()
@@ -152,8 +155,6 @@ class Classifier(nn.Module):
 
     def save_pretrained(self, folder: str | Path, *, card: str | None = None) -> None:
         """Commit config.json, model.safetensors and README.md (`card`, Markdown) to a folder; `abbe.load` reads it."""
-        from abbe.models.hub import save_pretrained  # hub builds classifiers, so it cannot be imported above
-
         save_pretrained(self, folder, card=card or f"# {self.config.condenser} slide classifier\n")
 
 
@@ -193,16 +194,3 @@ class FeatureScaler(nn.Module):
     def forward(self, batch: TokenBatch) -> TokenBatch:
         features = (batch.features - self.centre.to(batch.features.dtype)) / self.spread.to(batch.features.dtype)
         return replace(batch, features=features)
-
-
-class GatedAttention(nn.Module):
-    """One logit a token: w · (tanh(V x) ⊙ sigmoid(U x)). [T, D] → [T]. Source: Ilse, Tomczak & Welling 2018, eq. 9."""
-
-    def __init__(self, width: int, hidden: int = 128) -> None:
-        super().__init__()
-        self.both = nn.Linear(width, 2 * hidden)  # V and U in one product: a third less time for the same result
-        self.logit = nn.Linear(hidden, 1)
-
-    def forward(self, rows_TD: Tensor) -> Tensor:
-        value, gate = self.both(rows_TD).chunk(2, dim=1)
-        return self.logit(value.tanh() * gate.sigmoid()).squeeze(1)

@@ -1,25 +1,41 @@
-"""Models on disk and on the hub: a folder of config.json, model.safetensors and README.md. No pickle anywhere."""
+"""Models on disk and on the hub: a folder of config.json, model.safetensors and README.md. No pickle anywhere.
+
+A model is an `nn.Module` with a `kind` and a `config`, a dataclass that is all it takes to build it again.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import safetensors
 from safetensors.torch import load_file, save_file
 
 from abbe import __version__
-from abbe.errors import CheckpointError, nearest
-from abbe.models.classifier import Classifier, ClassifierConfig
+from abbe.config import from_dict
+from abbe.errors import CheckpointError, ConfigError
 from abbe.store import commit
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 FORMAT, VERSION = "abbe-model", 1
+KINDS = {"classifier": "abbe.models.classifier:Classifier"}
+"""model classes by kind; each has a `Config`, the dataclass it is made from"""
 
 
-def save_pretrained(model: Classifier, folder: str | Path, *, card: str) -> None:
+class Model(Protocol):
+    """What can be saved and loaded."""
+
+    kind: str
+    config: Any
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights by name."""
+
+
+def save_pretrained(model: Model, folder: str | Path, *, card: str) -> None:
     """Commit a model folder. `card` is the README: what it was trained on and how well it does, in Markdown."""
     folder = Path(folder)
     with commit.commit(folder / WEIGHTS, format=FORMAT, version=VERSION) as temporary:
@@ -30,7 +46,7 @@ def save_pretrained(model: Classifier, folder: str | Path, *, card: str) -> None
     commit.write_json(folder / CONFIG, describe(model), format=FORMAT, version=VERSION)
 
 
-def describe(model: Classifier) -> dict[str, Any]:
+def describe(model: Model) -> dict[str, Any]:
     """What config.json holds."""
     return {
         "model_type": f"abbe-{model.kind}",
@@ -40,14 +56,14 @@ def describe(model: Classifier) -> dict[str, Any]:
     }
 
 
-def load(name: str | Path, *, revision: str | None = None) -> Classifier:
+def load(name: str | Path, *, revision: str | None = None) -> Any:
     """The model in a local folder, or on the hub under this id, in eval mode on the CPU.
 
     Raises CheckpointError naming the file that is missing, altered or of another kind.
     """
     folder = _folder(name, revision)
-    config = _read_config(folder / CONFIG)
-    model = Classifier(config)
+    cls, config = _read_config(folder / CONFIG)
+    model = cls(config)
     weights = folder / WEIGHTS
     if not weights.is_file():
         raise CheckpointError(f"{weights}: missing; a model folder holds {CONFIG} and {WEIGHTS}")
@@ -77,7 +93,8 @@ def _folder(name: str | Path, revision: str | None = None) -> Path:
     return folder if folder.is_dir() else _download(str(name), revision)
 
 
-def _read_config(path: Path) -> ClassifierConfig:
+def _read_config(path: Path) -> tuple[Any, Any]:
+    """(model class, its configuration)."""
     if not path.is_file():
         raise CheckpointError(f"{path}: missing; a model folder holds {CONFIG} and {WEIGHTS}")
     try:
@@ -87,19 +104,18 @@ def _read_config(path: Path) -> ClassifierConfig:
     kind = values.pop("model_type", None)
     if kind is None and (path.parent / "model" / CONFIG).is_file():
         raise CheckpointError(f"{path.parent}: a run, not a model; the model is {path.parent / 'model'}")
-    if kind != "abbe-classifier":
-        raise CheckpointError(f"{path}: model_type is {kind!r}; this version loads 'abbe-classifier'")
+    if kind not in {f"abbe-{name}" for name in KINDS}:
+        known = ", ".join(f"'abbe-{name}'" for name in KINDS)
+        raise CheckpointError(f"{path}: model_type is {kind!r}; this version loads {known}")
     if values.pop("format_version", None) != VERSION:
         raise CheckpointError(f"{path}: format_version must be {VERSION}; it was made with another version of Abbe")
     values.pop("abbe_version", None)
-    known = [item.name for item in dataclasses.fields(ClassifierConfig)]
-    for key in values:
-        if key not in known:
-            raise CheckpointError(f"{path}: unknown key {key!r}. {nearest(key, known)}")
+    module, _, name = KINDS[kind.removeprefix("abbe-")].partition(":")
+    cls = getattr(importlib.import_module(module), name)
     try:
-        return ClassifierConfig(**{**values, "classes": tuple(values["classes"])})
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: a key is missing or of a wrong type ({error})") from error
+        return cls, from_dict(cls.Config, values, str(path))
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def _download(name: str, revision: str | None) -> Path:

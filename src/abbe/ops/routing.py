@@ -6,7 +6,7 @@ again. What is saved does not depend on K, and a chunk of tokens is still in the
 
 Derivation of the backward. With a_j the amounts, P = softmax(z), P~ = P cut to the chosen slots, per slide
     m_k = Σ_j a_j P~_jk,  c_k = Σ_j a_j P~_jk x_j / (m_k + eps),  s_k = Σ_j a_j P_jk / n,  L = Σ_j a_j lse(y_j) / n
-(y: logits without noise, n = Σ a). Given ∂c, ∂m, ∂s, ∂L:
+(y: logits without noise, n = Σ a). Overrides ∂c, ∂m, ∂s, ∂L:
     u_k = ∂c_k / (m_k + eps),   v_k = ∂m_k − u_k · c_k                        through the quotient
     g_jk = chosen_jk (x_j · u_k + v_k) + ∂s_k / n                             gradient of a_j P_jk
     ∂z_j = a_j P_j ⊙ (g_j − Σ_k P_jk g_jk),   ∂y_j = ∂z_j + a_j ∂L softmax(y_j) / n

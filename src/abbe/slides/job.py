@@ -18,6 +18,7 @@ from abbe.errors import BagError, InputError, SlideError, StoreError
 from abbe.slides.find import FoundSlide
 from abbe.slides.patch_encoders import PatchEncoder
 from abbe.slides.resume import Ending, fingerprint, finished
+from abbe.slides.settings import EncodeSettings
 from abbe.slides.slide import Frame, read_slide
 from abbe.slides.tiling import MIN_TISSUE
 from abbe.slides.tissue import TISSUE_VERSION
@@ -34,19 +35,13 @@ class Job:
 
     out: Path
     encoder: PatchEncoder
-    mpp: float
-    patch_size: int
-    overlap: int
-    override_mpp: float | None
-    batch_size: int
-    time_limit: float
-    overwrite: bool
+    settings: EncodeSettings
     halt: threading.Event  # set when the run is interrupted
-    turn: AbstractContextManager[Any]  # held while the encoder computes: a GPU takes one batch at a time
+    device_lock: AbstractContextManager[Any]
 
     @property
     def folder(self) -> Path:
-        return self.out / trident.job_name(self.mpp, self.patch_size, self.overlap)
+        return self.out / trident.job_name(self.settings.mpp, self.settings.patch_size, self.settings.overlap)
 
     def patches_path(self, slide_id: str) -> Path:
         return trident.patches_path(self.folder, slide_id)
@@ -57,10 +52,10 @@ class Job:
     def record(self, slide: FoundSlide) -> dict[str, Any]:
         """What decides a slide's files, as it goes into their sidecars. Batches and devices do not."""
         settings = {
-            "mpp": self.mpp,
-            "patch_size": self.patch_size,
-            "overlap": self.overlap,
-            "override_mpp": self.override_mpp,
+            "mpp": self.settings.mpp,
+            "patch_size": self.settings.patch_size,
+            "overlap": self.settings.overlap,
+            "override_mpp": self.settings.override_mpp,
             "tissue_version": TISSUE_VERSION,
             "min_tissue": MIN_TISSUE,
         }
@@ -88,7 +83,7 @@ def encode_one(job: Job, slide: FoundSlide, bar: Progress) -> Outcome:
     try:
         record = job.record(slide)
         ended = finished(
-            job.features_path(slide_id), job.patches_path(slide_id), record, overwrite=job.overwrite
+            job.features_path(slide_id), job.patches_path(slide_id), record, overwrite=job.settings.overwrite
         ) or _encode(job, slide, record, bar)
         return outcome(*ended)
     except SlideError as error:
@@ -106,14 +101,14 @@ def interrupted(slide: FoundSlide) -> Outcome:
 def _encode(job: Job, slide: FoundSlide, record: dict[str, Any], bar: Progress) -> Ending:
     slide_id = slide.slide_id
     options: dict[str, Any] = {
-        "target_mpp": job.mpp,
-        "patch_size": job.patch_size,
-        "overlap": job.overlap,
-        "override_mpp": job.override_mpp,
-        "batch": max(1, min(job.batch_size, _BATCH_BYTES // (3 * job.patch_size**2))),
+        "target_mpp": job.settings.mpp,
+        "patch_size": job.settings.patch_size,
+        "overlap": job.settings.overlap,
+        "override_mpp": job.settings.override_mpp,
+        "batch": max(1, min(job.settings.batch_size, _BATCH_BYTES // (3 * job.settings.patch_size**2))),
     }
     rows = [np.zeros((0, job.encoder.width), np.float32)]
-    with read_slide("tiles", slide.path, time_limit=job.time_limit, halt=job.halt, **options) as frames:
+    with read_slide("tiles", slide.path, time_limit=job.settings.time_limit, halt=job.halt, **options) as frames:
         plan = next(frames)
         said = "; ".join(plan.header["warnings"])
         if plan.kind == "empty":
@@ -122,9 +117,9 @@ def _encode(job: Job, slide: FoundSlide, record: dict[str, Any], bar: Progress) 
         task = bar.add_task(escape(slide_id), total=len(coords))
         try:
             for frame in frames:
-                shape = (frame.header["count"], job.patch_size, job.patch_size, 3)
+                shape = (frame.header["count"], job.settings.patch_size, job.settings.patch_size, 3)
                 patches = np.frombuffer(frame.payload, np.uint8).reshape(shape)
-                with job.turn:
+                with job.device_lock:
                     rows.append(_features(job.encoder, patches))
                 bar.advance(task, len(rows[-1]))
         finally:
@@ -184,14 +179,14 @@ def _write_empty(job: Job, slide_id: str, plan: Frame, record: dict[str, Any]) -
 def _geometry(job: Job, slide_id: str, plan: Frame) -> trident.Geometry:
     width, height = plan.header["size_level0"]
     mpp = plan.header["mpp"]
-    size = plan.header.get("patch_size_level0", job.patch_size * job.mpp / mpp)
+    size = plan.header.get("patch_size_level0", job.settings.patch_size * job.settings.mpp / mpp)
     return trident.Geometry(
-        patch_size=job.patch_size,
+        patch_size=job.settings.patch_size,
         patch_size_level0=size,
         level0_magnification=trident.magnification(mpp),
         # Of the patches as they were read: the ratio of the two is that of the sizes, which other readers rely on.
-        target_magnification=trident.magnification(mpp) * job.patch_size / size,
-        overlap=job.overlap,
+        target_magnification=trident.magnification(mpp) * job.settings.patch_size / size,
+        overlap=job.settings.overlap,
         level0_width=width,
         level0_height=height,
         level0_mpp=mpp,

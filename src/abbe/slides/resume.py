@@ -12,12 +12,13 @@ from typing import Any
 import h5py
 
 from abbe.errors import SlideError, StoreError
-from abbe.store import commit
 from abbe.store.outcomes import Result
+from abbe.store.resume import made_before
 
 Ending = tuple[Result, str, str, int]
 """outcome, stage, reason, patches"""
 _ENDS = 1 << 20  # bytes
+_OF_FEATURES = ("encoder_version", "precision")  # coordinates do not depend on the encoder
 
 
 def fingerprint(files: Sequence[Path]) -> dict[str, Any]:
@@ -55,27 +56,21 @@ def finished(features: Path, patches: Path, record: dict[str, Any], *, overwrite
     record: of this run, as it goes into the sidecars (settings, slide, encoder_version, precision). Raises SlideError
     (stage resume) rather than replace what was made otherwise, or by another program.
     """
-    for path in (features, patches):
-        try:
-            state = commit.state(path)
-            sidecar = commit.read_sidecar(path)
-        except StoreError as error:
-            raise SlideError("resume", str(error)) from error
-        if state == "unsigned" and not overwrite and not _ours(path):
-            raise SlideError("resume", f"{path} was not written by abbe and would be replaced; use another --out")
-        if state != "done" or sidecar is None:
-            continue
-        old = sidecar["made_with"]
-        differs = _difference(old, record, of_features=path == features)
-        if differs and not overwrite:
-            raise SlideError("resume", f"{path} was made with {differs}; use --overwrite, or another --out")
-        # A patches file with patches is no end: features are what is asked for.
-        if not differs and (old["empty"] or path == features):
-            return "empty" if old["empty"] else "done", "tissue" if old["empty"] else "", old["reason"], old["patches"]
-    return None
+    of_patches = {key: value for key, value in record.items() if key not in _OF_FEATURES}
+    try:
+        old = made_before(features, record, overwrite=overwrite, **_OPTIONS)
+        if old is None:
+            old = made_before(patches, of_patches, overwrite=overwrite, **_OPTIONS)
+            if old is not None and not old["empty"]:
+                return None  # patches alone are not the end: features are what is asked for
+    except StoreError as error:
+        raise SlideError("resume", str(error)) from error
+    if old is None:
+        return None
+    return "empty" if old["empty"] else "done", "tissue" if old["empty"] else "", old["reason"], old["patches"]
 
 
-def _ours(path: Path) -> bool:
+def _is_ours(path: Path) -> bool:
     """Whether a file without a sidecar is one of ours whose run was killed just before the sidecar was written."""
     try:
         with h5py.File(path, "r") as file:
@@ -84,18 +79,8 @@ def _ours(path: Path) -> bool:
         return False
 
 
-def _difference(old: dict[str, Any], new: dict[str, Any], *, of_features: bool) -> str:
-    """What differs between two records, in words; "" where nothing does. Coordinates do not depend on the encoder."""
-    new = json.loads(json.dumps(new))
-    if "slide" not in old:
-        return "something other than `abbe encode`"
-    if old["slide"] != new["slide"]:
-        return "another version of the slide (its size or bytes have changed, or its files)"
-    before, now = old.get("settings", {}), new["settings"]
-    changed = [f"{key}={before.get(key)!r}, now {now[key]!r}" for key in now if before.get(key) != now[key]]
-    if of_features:
-        if old.get("encoder_version") != new["encoder_version"]:
-            changed.append(f"version {old.get('encoder_version')} of the encoder, now {new['encoder_version']}")
-        if old.get("precision", "float32") != new["precision"]:  # before it was recorded there was no other
-            changed.append(f"--precision {old.get('precision', 'float32')}, now {new['precision']}")
-    return "; ".join(changed)
+_OPTIONS: dict[str, Any] = {
+    "words": {"slide": "another version of the slide (its size, its bytes or its files have changed)"},
+    "defaults": {"precision": "float32"},
+    "ours": _is_ours,
+}

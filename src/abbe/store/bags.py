@@ -10,7 +10,7 @@ from abbe.errors import BagError, ConfigError, nearest
 from abbe.store import clam, gigapath, histgen, slidechat, stamp, tensors, trident, wsidata
 from abbe.store.aliases import same_encoder
 from abbe.store.detect import exists, layout_of
-from abbe.store.parts import Given, one_kind_of_error
+from abbe.store.parts import Overrides, as_bag_error
 from abbe.types import Bag
 
 _MODULES: tuple[ModuleType, ...] = (clam, gigapath, histgen, slidechat, stamp, tensors, trident, wsidata)
@@ -47,9 +47,9 @@ def read_bag(
     path = Path(path)
     _known(layout, ("auto", *LAYOUTS))
     exists(path)
-    with one_kind_of_error(path):
+    with as_bag_error(path):
         module = _BY_NAME[layout_of(path) if layout == "auto" else layout]
-        bag: Bag = module.read(path, Given(patch_size_level0, mpp, level0_size, encoder, stride_level0))
+        bag: Bag = module.read(path, Overrides(patch_size_level0, mpp, level0_size, encoder, stride_level0))
     if encoder is not None and bag.encoder is not None and not same_encoder(bag.encoder, encoder):
         raise BagError(f"{path}: features of {bag.encoder!r}; {encoder!r} is needed. Encode the slide again with it")
     if width is not None and len(bag) and bag.width != width:
@@ -64,7 +64,7 @@ def peek_bag(path: str | Path, layout: str = "auto") -> tuple[int, int, str | No
     path = Path(path)
     _known(layout, ("auto", *LAYOUTS))
     exists(path)
-    with one_kind_of_error(path):
+    with as_bag_error(path):
         n, width, encoder = _BY_NAME[layout_of(path) if layout == "auto" else layout].peek(path)
     return n, width, encoder
 

@@ -20,7 +20,18 @@ import torch
 
 from abbe.errors import BagError
 from abbe.store.commit import commit
-from abbe.store.parts import Given, Peek, assemble, chunks, dataset, no_place, one_size, open_h5, peek_h5, shape_of
+from abbe.store.parts import (
+    Overrides,
+    Peek,
+    assemble,
+    chunks,
+    dataset,
+    no_place,
+    open_h5,
+    peek_h5,
+    resolve_patch_size,
+    shape_of,
+)
 from abbe.store.saved import peek_tensor, saved_tensor
 from abbe.types import Bag
 
@@ -50,7 +61,7 @@ def find_patches(path: Path) -> Path | None:
     return None
 
 
-def read(path: Path, given: Given) -> Bag:
+def read(path: Path, given: Overrides) -> Bag:
     """A feature file (.h5, or a bare .pt) with the geometry of its file of patches.
 
     Raises BagError where there is no such file and nothing else gives the size, or the two do not belong together.
@@ -71,7 +82,7 @@ def read(path: Path, given: Given) -> Bag:
                 f"{path}: a bare tensor, and no file of patches in {where}; put it there, or read the tensor without "
                 "positions: --layout tensors"
             )
-        size = one_size(
+        size = resolve_patch_size(
             path, None, given, said_by="", why_none=f"CLAM keeps the patch size in {where}, which is absent"
         )
         return assemble(path, features, coords, size, given)
@@ -81,7 +92,7 @@ def read(path: Path, given: Given) -> Bag:
             "cut again since, so extract the features again"
         )
     said_by = f"patch_size × downsample in {patches.path}"
-    size = one_size(path, patches.patch_size_level0, given, said_by=said_by, why_none="")
+    size = resolve_patch_size(path, patches.patch_size_level0, given, said_by=said_by, why_none="")
     return assemble(path, features, patches.coords, size, given, level0_size=patches.level0_size)
 
 

@@ -1,27 +1,26 @@
-"""`abbe convert`: feature files of any layout to one of those Abbe writes, one outcome a file."""
+"""Feature files of any layout to one of those Abbe writes, one outcome per file."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import itertools
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import tyro
-
-from abbe.console import progress, result
+from abbe.config import to_dict
+from abbe.console import progress
 from abbe.errors import AbbeError, BagError, ConfigError, InputError, StoreError
 from abbe.store import clam, commit, pickles, saved, trident
 from abbe.store.bags import LAYOUTS, WRITTEN, layout_of, read_bag, suffix_of, write_bag
 from abbe.store.commit import printable
-from abbe.store.inputs import FeatureFile, find_features
-from abbe.store.outcomes import Outcome, exit_code, summary, write_outcomes
-from abbe.store.parts import Given, MppMissing, assemble, one_kind_of_error, one_size
+from abbe.store.outcomes import Outcome, write_outcomes
+from abbe.store.parts import MppMissing, Overrides, as_bag_error, assemble, resolve_patch_size
+from abbe.store.resume import made_before
+from abbe.store.walk import FeatureFile, find_features
 from abbe.types import Bag
 
 Layout = Literal["auto", "clam", "gigapath", "histgen", "slidechat", "stamp", "tensors", "trident", "wsidata"]
@@ -32,22 +31,10 @@ Facts = Callable[[str], Said]
 _MPP_MAY_DIFFER = 0.05  # part of the mpp: scanners and tools round it
 
 
-@dataclass(frozen=True)
-class Convert:
-    """Convert feature files: any layout in, one of Abbe's out, with every cross-check in between.
+@dataclass(frozen=True, kw_only=True)
+class ConvertSettings:
+    """What to write, and what the files do not say."""
 
-    Example:
-      abbe convert features/ --out converted --to tensors
-      abbe convert slide.h5 --out converted --to trident --override-mpp 0.25
-
-    OUT/<slide>.h5 (or .safetensors; for clam OUT/h5_files and OUT/patches), and OUT/outcomes.csv with a row a file. The
-    same command again does only what is missing.
-    """
-
-    inputs: tyro.conf.Positional[tuple[Path, ...]]
-    """feature files, and folders that are searched for them"""
-    out: Path
-    """folder for the converted files and outcomes.csv"""
     to: Written = "trident"
     """layout to write"""
     layout: Layout = "auto"
@@ -66,65 +53,42 @@ class Convert:
     """unpickle files that are pickles inside, in a child process: this RUNS CODE that is in the file"""
     overwrite: bool = False
     """convert again what was made from another version of a file, or with other options"""
-    json: bool = False
-    """print the outcomes as JSON"""
+    slide: tuple[Path, ...] = ()
+    """slides, or folders of them, that say the mpp and the size of a slide where its feature file does not"""
 
-    def run(self) -> int:
-        settings = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
-        ours = {item.name for item in dataclasses.fields(Convert)} - {"inputs", "out", "json"}
-        options = {key: value for key, value in settings.items() if key in ours}
-        # What a verb built on this one adds is not for convert_bags, but --config must find it again.
-        added = {key: value for key, value in settings.items() if key not in {*ours, "inputs", "out", "json"}}
-        outcomes = convert_bags(self.inputs, self.out, facts=self.facts(), added=added, **options)
-        text = summary(outcomes, self.out / "outcomes.csv")
-        result(text, [dataclasses.asdict(outcome) for outcome in outcomes], json_output=self.json)
-        return exit_code(outcomes)
+    def __post_init__(self) -> None:
+        for name, value, known in (("--to", self.to, WRITTEN), ("--layout", self.layout, ("auto", *LAYOUTS))):
+            if value not in known:
+                raise ConfigError(f"{name} is {value!r}; known: {', '.join(known)}")
+        for name in ("patch_size_level0", "override_mpp", "stride_level0"):
+            number = getattr(self, name)
+            if number is not None and not 0 < number < float("inf"):
+                raise ConfigError(f"--{name.replace('_', '-')} is {number:g}; it must be a positive number")
 
-    def facts(self) -> Facts | None:
-        """What slides at hand say of themselves; none are at hand here."""
-        return None
+    @property
+    def given(self) -> Overrides:
+        """What the caller supplies for files that do not say it."""
+        return Overrides(self.patch_size_level0, self.override_mpp, self.level0_size, self.encoder, self.stride_level0)
 
 
 def convert_bags(
-    inputs: Sequence[Path],
-    out: str | Path,
-    *,
-    to: str = "trident",
-    layout: str = "auto",
-    patch_size_level0: float | None = None,
-    override_mpp: float | None = None,
-    level0_size: tuple[int, int] | None = None,
-    stride_level0: float | None = None,
-    encoder: str | None = None,
-    trust_pickle: bool = False,
-    overwrite: bool = False,
-    facts: Facts | None = None,
-    added: dict[str, Any] | None = None,
+    inputs: Sequence[Path], out: str | Path, settings: ConvertSettings | None = None, *, facts: Facts | None = None
 ) -> list[Outcome]:
     """Convert files and folders of files; outcomes in the order of the inputs, also committed to out/outcomes.csv.
 
     One file's failure is a row, never the end of the run. `facts` is asked for mpp and level-0 size of a slide where
-    neither its file nor the options say them; `added` are further settings for out/config.json. Raises InputError
-    before any work for a path that does not exist, or an option that cannot be.
+    neither its file nor the options say them. Raises InputError before any work for a path that does not exist.
     """
-    for name, value, known in (("--to", to, WRITTEN), ("--layout", layout, ("auto", *LAYOUTS))):
-        if value not in known:
-            raise ConfigError(f"{name} is {value!r}; known: {', '.join(known)}")
-    numbers = {"patch-size-level0": patch_size_level0, "override-mpp": override_mpp, "stride-level0": stride_level0}
-    for name, number in numbers.items():
-        if number is not None and not 0 < number < float("inf"):
-            raise ConfigError(f"--{name} is {number:g}; expected a positive number")
-    out = Path(out)
-    found = find_features(inputs, leave_out=out, pickled=pickles.SUFFIXES if trust_pickle else ())
-    given = Given(patch_size_level0, override_mpp, level0_size, encoder, stride_level0)
-    job = _Job(out, to, layout, given, trust_pickle, overwrite, facts)
+    settings, out = settings or ConvertSettings(), Path(out)
+    found = find_features(inputs, leave_out=out, pickled=pickles.SUFFIXES if settings.trust_pickle else ())
+    job = _Job(out, settings, settings.given, facts)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out {out}: no folder can be made there ({error.strerror})") from error
-    settings = {"to": to, "layout": layout, "trust_pickle": trust_pickle, "overwrite": overwrite}
-    config = {"inputs": [printable(path) for path in inputs], "out": printable(out), **settings, **_options(given)}
-    config |= json.loads(json.dumps(added or {}, default=lambda value: printable(str(value))))
+    own = {item.name for item in dataclasses.fields(ConvertSettings)}
+    config = {"inputs": [printable(path) for path in inputs], "out": printable(out)}
+    config |= {key: value for key, value in to_dict(settings).items() if key in own}
     commit.write_json(out / "config.json", config, format="abbe-config")
     outcomes: list[Outcome] = []
     with progress("converting", len(found)) as bar:
@@ -140,18 +104,15 @@ def convert_bags(
 @dataclass(frozen=True)
 class _Job:
     out: Path
-    to: str
-    layout: str
-    given: Given
-    trust_pickle: bool
-    overwrite: bool
+    settings: ConvertSettings
+    given: Overrides
     facts: Facts | None
 
     def targets(self, slide_id: str) -> list[Path]:
         """The feature file that is written, then what is written with it."""
-        folder = self.out / "h5_files" if self.to == clam.NAME else self.out
-        target = folder / f"{slide_id}{suffix_of(self.to)}"
-        return [target, clam.patches_path(target)] if self.to == clam.NAME else [target]
+        folder = self.out / "h5_files" if self.settings.to == clam.NAME else self.out
+        target = folder / f"{slide_id}{suffix_of(self.settings.to)}"
+        return [target, clam.patches_path(target)] if self.settings.to == clam.NAME else [target]
 
 
 def _one(job: _Job, file: FeatureFile) -> Outcome:
@@ -163,7 +124,7 @@ def _one(job: _Job, file: FeatureFile) -> Outcome:
         stage = "read"
         layout = _layout(job, file.path)
         geometry = _geometry_file(file.path, layout)
-        settings = {"to": job.to, "layout": job.layout, **_options(job.given)}
+        settings = {"to": job.settings.to, "layout": job.settings.layout, **_options(job.given)}
         record = {
             "source": printable(file.path.name),
             "source_sha256": source_sha256(file.path),
@@ -181,7 +142,7 @@ def _one(job: _Job, file: FeatureFile) -> Outcome:
             bag, said = _read(job, file, layout)
             patches, stage = len(bag), "write"
             made_with = {**record, "slide": said, "read_as": layout, "patches": patches}
-            write_bag(targets[0], bag, job.to, made_with=made_with)
+            write_bag(targets[0], bag, job.settings.to, made_with=made_with)
         else:
             patches = done
     except (AbbeError, OSError, UnicodeError) as error:
@@ -199,9 +160,9 @@ def _one(job: _Job, file: FeatureFile) -> Outcome:
 
 
 def _layout(job: _Job, path: Path) -> str:
-    if job.trust_pickle and saved.is_pickle(path):
+    if job.settings.trust_pickle and saved.is_pickle(path):
         return "pickle"
-    return layout_of(path) if job.layout == "auto" else job.layout
+    return layout_of(path) if job.settings.layout == "auto" else job.settings.layout
 
 
 def _geometry_file(path: Path, layout: str) -> Path | None:
@@ -239,18 +200,18 @@ def _read(job: _Job, file: FeatureFile, layout: str) -> tuple[Bag, Said | None]:
     return dataclasses.replace(bag, mpp=bag.mpp or mpp, level0_size=bag.level0_size or size), said
 
 
-def _read_as(path: Path, layout: str, given: Given) -> Bag:
+def _read_as(path: Path, layout: str, given: Overrides) -> Bag:
     if layout == "pickle":
-        with one_kind_of_error(path):
+        with as_bag_error(path):
             features, coords = pickles.read_pickled(path)
             why = "a pickled array keeps no patch size"
-            size = None if coords is None else one_size(path, None, given, said_by="", why_none=why)
+            size = None if coords is None else resolve_patch_size(path, None, given, said_by="", why_none=why)
             return assemble(path, features, coords, size, given, name="feature", encoder=given.encoder)
     options: dict[str, Any] = {item.name: getattr(given, item.name) for item in dataclasses.fields(given)}
     return read_bag(path, layout, **options)
 
 
-def _options(given: Given) -> dict[str, Any]:
+def _options(given: Overrides) -> dict[str, Any]:
     """What was supplied, under the names of the options."""
     values = dataclasses.asdict(given)
     return {"override_mpp": values.pop("mpp"), **values}
@@ -271,31 +232,18 @@ def _finished(job: _Job, file: FeatureFile, record: dict[str, Any], targets: Seq
 
     Raises StoreError rather than replace what was made otherwise.
     """
-    patches: list[int] = []
+    words = {
+        "source": f"another version of {record['source']}",
+        "source_sha256": f"another version of {record['source']}",
+        "settings": "other options",
+        "geometry_sha256": f"another version of the patches file beside {record['source']}",
+        "slide": "another slide",
+    }
+    found = []
     for target in targets:
-        state, sidecar = commit.state(target), commit.read_sidecar(target)
-        if state == "unsigned" and not job.overwrite:
-            raise StoreError(
-                f"{target} stands there without a sidecar, and would be replaced; --overwrite, or another --out"
-            )
-        if state != "done" or sidecar is None:
-            continue
-        old = sidecar["made_with"]
-        # A slide that was not asked then is not asked now.
-        said = job.facts(printable(file.path.stem)) if job.facts is not None and old.get("slide") else None
-        now = json.loads(json.dumps({**record, "slide": said}))
-        differs = [key for key in now if old.get(key) != now[key]]
-        if not differs:
-            patches.append(int(old["patches"]))
-        elif not job.overwrite:
-            what = _what_differs(differs, record["source"])
-            raise StoreError(f"{target} was made from {what}; --overwrite makes it again, or use another --out")
-    return patches[0] if len(patches) == len(targets) else None
-
-
-def _what_differs(keys: list[str], source: str) -> str:
-    if "source_sha256" in keys or "source" in keys:
-        return f"another version of {source}"
-    if "settings" in keys:
-        return "other options"
-    return f"another version of the patches file beside {source}" if "geometry_sha256" in keys else "another slide"
+        # If the earlier run did not read the slide, do not read it now.
+        sidecar = commit.read_sidecar(target) if job.facts is not None else None
+        asked = sidecar is not None and sidecar["made_with"].get("slide")
+        said = job.facts(printable(file.path.stem)) if job.facts is not None and asked else None
+        found.append(made_before(target, {**record, "slide": said}, overwrite=job.settings.overwrite, words=words))
+    return None if any(old is None for old in found) else int(found[0]["patches"])  # type: ignore[index]

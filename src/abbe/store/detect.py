@@ -8,7 +8,7 @@ import h5py
 
 from abbe.errors import BagError
 from abbe.store import clam, saved, slidechat
-from abbe.store.parts import one_kind_of_error, open_h5
+from abbe.store.parts import as_bag_error, open_h5
 
 H5 = (".h5", ".hdf5")
 SUFFIXES = (*H5, ".pt", ".pth", ".npy", ".safetensors", ".csv")
@@ -23,7 +23,7 @@ def layout_of(path: str | Path) -> str:
     """
     path = Path(path)
     exists(path)
-    with one_kind_of_error(path):
+    with as_bag_error(path):
         return _told(path)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from abbe.errors import BagError
-from abbe.store.parts import Given, Peek, assemble, dataset, one_size, open_h5, peek_h5, shape_of
+from abbe.store.parts import Overrides, Peek, assemble, dataset, open_h5, peek_h5, resolve_patch_size, shape_of
 from abbe.store.saved import describe, load_pt
 from abbe.types import Bag
 
@@ -23,7 +23,7 @@ _NAMES = ("tile_names", "names", "tiles")
 _TILE = re.compile(r"(?:^|/)(\d+)x_(\d+)y(?:\.\w+)?$")
 
 
-def read(path: Path, given: Given) -> Bag:
+def read(path: Path, given: Overrides) -> Bag:
     """An h5 or a dict of tensors. BagError for one without coordinates or tile names, or without a patch size."""
     if path.suffix.lower() in (".h5", ".hdf5"):
         with open_h5(path) as file:
@@ -34,7 +34,7 @@ def read(path: Path, given: Given) -> Bag:
         key = features_key(path, value)
         features, coords = value[key], _coords(path, value)
     why = "GigaPath's files keep no patch size (256 is wired into its code, at whatever mpp the tiles were cut)"
-    size = one_size(path, None, given, said_by="", why_none=why)
+    size = resolve_patch_size(path, None, given, said_by="", why_none=why)
     return assemble(path, features, coords, size, given, name=key)
 
 

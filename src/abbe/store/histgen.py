@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from abbe.errors import BagError
-from abbe.store.parts import Given, Peek, assemble, shape_of
+from abbe.store.parts import Overrides, Peek, assemble, shape_of
 from abbe.store.saved import saved_tensor
 from abbe.types import Bag
 
 NAME = "histgen"
 
 
-def read(path: Path, given: Given) -> Bag:
+def read(path: Path, given: Overrides) -> Bag:
     """A bare bag. BagError for anything but one tensor in a `.pt` file."""
     if path.suffix.lower() != ".pt":
         raise BagError(f"{path}: the histgen layout is a .pt file; --layout tensors reads other files of tensors")

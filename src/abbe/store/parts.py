@@ -22,7 +22,7 @@ _MANY_STEPS = 8  # beyond, a step that never falls below twice the size is no ac
 
 
 @dataclass(frozen=True)
-class Given:
+class Overrides:
     """What a caller supplies for files that do not say it.
 
     patch_size_level0: side of a patch in level-0 pixels.   mpp: microns a pixel at level 0; it wins over the file's.
@@ -42,7 +42,7 @@ class MppMissing(BagError):
 
 
 @contextmanager
-def one_kind_of_error(path: Path) -> Iterator[None]:
+def as_bag_error(path: Path) -> Iterator[None]:
     """What a damaged file makes a library raise, as a BagError: a batch records it and goes on."""
     try:
         yield
@@ -119,7 +119,7 @@ def no_place(bag: Bag, layout: str) -> BagError:
     )
 
 
-def one_size(path: Path, stated: float | None, given: Given, *, said_by: str, why_none: str) -> float:
+def resolve_patch_size(path: Path, stated: float | None, given: Overrides, *, said_by: str, why_none: str) -> float:
     """The patch size in level-0 pixels, from the file or the caller. BagError for none, or two that differ."""
     asked = given.patch_size_level0
     if stated is None:
@@ -139,7 +139,7 @@ def assemble(
     features: np.ndarray | torch.Tensor,
     coords: np.ndarray | None,
     size: float | None,
-    given: Given,
+    given: Overrides,
     *,
     name: str = "features",
     stride: float | None = None,

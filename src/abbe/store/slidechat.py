@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from abbe.errors import BagError
-from abbe.store.parts import Given, Peek, assemble
+from abbe.store.parts import Overrides, Peek, assemble
 from abbe.types import Bag
 
 NAME = "slidechat"
@@ -20,7 +20,7 @@ WIDTH = 512
 ENCODER = "conch_v1"
 
 
-def read(path: Path, given: Given) -> Bag:
+def read(path: Path, given: Overrides) -> Bag:
     """A bare bag of [N, 512]. BagError for too few columns, or the row and column of what is no number."""
     _header(path)
     try:

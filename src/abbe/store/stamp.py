@@ -17,16 +17,16 @@ import numpy as np
 from abbe.errors import BagError
 from abbe.store.commit import commit
 from abbe.store.parts import (
-    Given,
     MppMissing,
+    Overrides,
     Peek,
     assemble,
     chunks,
     dataset,
     no_place,
-    one_size,
     open_h5,
     peek_h5,
+    resolve_patch_size,
     text,
 )
 from abbe.types import Bag
@@ -37,7 +37,7 @@ VERSION = 1
 _WRITTEN_AS = "2.1.0"  # the first version whose attributes are those of `write`
 
 
-def read(path: Path, given: Given) -> Bag:
+def read(path: Path, given: Overrides) -> Bag:
     """A feature file, in level-0 pixels.
 
     Raises BagError where the mpp is missing, the unit is another one, or the features are those of whole slides.
@@ -54,7 +54,7 @@ def read(path: Path, given: Given) -> Bag:
     tile_um = _tile_um(path, attributes)
     if tile_um is None:
         why = "no attribute 'unit' or 'tile_size_um': only level-0 pixels can be read so, and STAMP 1 wrote others"
-        size = one_size(path, None, given, said_by="", why_none=why)
+        size = resolve_patch_size(path, None, given, said_by="", why_none=why)
         return assemble(path, features, coords, size, given, name="feats", encoder=encoder)
     if given.mpp is None:
         raise MppMissing(
@@ -64,7 +64,7 @@ def read(path: Path, given: Given) -> Bag:
     # float32 micrometres lose the last digits: a hundredth of a pixel is all that can be had back.
     pixels = np.round(coords.astype(np.float64) / given.mpp, 2)
     said_by = f"tile_size_um / mpp = {tile_um:g} / {given.mpp:g}"
-    size = one_size(path, tile_um / given.mpp, given, said_by=said_by, why_none="")
+    size = resolve_patch_size(path, tile_um / given.mpp, given, said_by=said_by, why_none="")
     return assemble(path, features, pixels, size, given, name="feats", encoder=encoder)
 
 

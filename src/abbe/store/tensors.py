@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from abbe.errors import BagError
 from abbe.store.commit import commit
-from abbe.store.parts import Given, Peek, assemble, one_size, shape_of
+from abbe.store.parts import Overrides, Peek, assemble, resolve_patch_size, shape_of
 from abbe.store.saved import load_safetensors, peek_tensor, safetensors_header, saved_tensor
 from abbe.types import Bag
 
@@ -25,7 +25,7 @@ _HEADER = "abbe_bag"  # one key only: safetensors writes several in an order tha
 _NUMBERS = ("patch_size_level0", "stride_level0", "mpp", "level0_width", "level0_height")
 
 
-def read(path: Path, given: Given) -> Bag:
+def read(path: Path, given: Overrides) -> Bag:
     """A file of this layout, its features memory-mapped; or a bare bag from a file of one tensor."""
     if path.suffix.lower() != SUFFIX:
         return assemble(path, saved_tensor(path), None, None, given, name="tensor")
@@ -41,7 +41,7 @@ def read(path: Path, given: Given) -> Bag:
     if coords is not None:
         said_by = "patch_size_level0 in the header"
         why = "'coords' stands there, and no 'patch_size_level0' in the header"
-        size = one_size(path, numbers.get("patch_size_level0"), given, said_by=said_by, why_none=why)
+        size = resolve_patch_size(path, numbers.get("patch_size_level0"), given, said_by=said_by, why_none=why)
     whole = "level0_width" in numbers and "level0_height" in numbers
     return assemble(
         path,

@@ -18,7 +18,18 @@ import h5py
 import numpy as np
 
 from abbe.store.commit import commit
-from abbe.store.parts import Given, Peek, assemble, chunks, dataset, no_place, one_size, open_h5, peek_h5, text
+from abbe.store.parts import (
+    Overrides,
+    Peek,
+    assemble,
+    chunks,
+    dataset,
+    no_place,
+    open_h5,
+    peek_h5,
+    resolve_patch_size,
+    text,
+)
 from abbe.types import Bag
 
 NAME = "trident"
@@ -106,10 +117,10 @@ def write(path: Path, bag: Bag, made_with: dict[str, Any] | None = None) -> None
 
 def read_features(path: Path, *, patch_size_level0: float | None = None) -> Bag:
     """A feature file as a Bag; see `read`."""
-    return read(path, Given(patch_size_level0))
+    return read(path, Overrides(patch_size_level0))
 
 
-def read(path: Path, given: Given) -> Bag:
+def read(path: Path, given: Overrides) -> Bag:
     """A feature file as a Bag. The geometry comes from it, or from the patches file beside its folder.
 
     Raises BagError naming file and dataset, and the option that supplies what is missing.
@@ -126,7 +137,7 @@ def read(path: Path, given: Given) -> Bag:
     stated = attributes.get("patch_size_level0")
     said_by = "coords.attrs['patch_size_level0']"
     why = "coords has no attribute 'patch_size_level0', and no patches file of TRIDENT or CLAM lies beside it"
-    size = one_size(path, None if stated is None else float(stated), given, said_by=said_by, why_none=why)
+    size = resolve_patch_size(path, None if stated is None else float(stated), given, said_by=said_by, why_none=why)
     has_size = "level0_width" in attributes and "level0_height" in attributes
     return assemble(
         path,

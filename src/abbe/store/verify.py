@@ -1,19 +1,15 @@
-"""`abbe verify`: every missing, torn, altered or foreign file of an output folder."""
+"""Every missing, torn, altered or foreign file of an output folder."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
-from abbe.console import result
 from abbe.errors import InputError, StoreError
 from abbe.store.commit import SIDECAR, state
 
-_SAID = {
+MEANING = {
     "missing": "its sidecar is here, the file is not",
     "unsigned": "foreign: no sidecar, so nothing says what it should be",
     "torn": "its size is not the one that was written",
@@ -21,28 +17,6 @@ _SAID = {
     "temporary": "left by a run that was stopped; safe to remove",
     "sidecar": "the sidecar itself cannot be read",
 }
-
-
-@dataclass(frozen=True)
-class Verify:
-    """Check every file of an output folder against the hash written with it.
-
-    Example:
-      abbe verify out
-    """
-
-    folder: tyro.conf.Positional[Path]
-    """folder of outputs"""
-    json: bool = False
-    """print the findings as JSON"""
-
-    def run(self) -> int:
-        counted, found = verify(self.folder)
-        lines = [f"{path}: {_SAID[kind]}" for path, kind in found]
-        text = "\n".join([*lines, f"{counted['done']} files whole, {len(found)} findings"])
-        value = {"whole": counted["done"], "findings": [{"path": path, "kind": kind} for path, kind in found]}
-        result(text, value, json_output=self.json)
-        return int(bool(found))
 
 
 def verify(folder: str | Path) -> tuple[Counter[str], list[tuple[str, str]]]:

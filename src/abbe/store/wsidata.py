@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from abbe.errors import BagError
 from abbe.store.aliases import same_encoder
-from abbe.store.parts import Given, Peek, assemble, one_size, shape_of
+from abbe.store.parts import Overrides, Peek, assemble, resolve_patch_size, shape_of
 from abbe.types import Bag
 
 NAME = "wsidata"
@@ -27,7 +27,7 @@ _REGION = "tiles"
 _POINT = np.dtype("<f8")
 
 
-def read(path: Path, given: Given) -> Bag:
+def read(path: Path, given: Overrides) -> Bag:
     """The features of one encoder; where the store holds several, the one `given` names.
 
     Raises BagError naming the tables there are, or the tile without a shape.
@@ -53,7 +53,7 @@ def read(path: Path, given: Given) -> Bag:
     spec = dict(root.attrs.get("tile_spec", {})).get(region) or {}
     slide = dict(root.attrs.get("slide_properties", {}))
     shape = slide.get("shape")
-    size = one_size(
+    size = resolve_patch_size(
         path,
         _size(path, sides[rows], spec, region),
         given,

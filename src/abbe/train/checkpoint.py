@@ -17,9 +17,10 @@ from torch import Tensor
 
 from abbe.errors import CheckpointError
 from abbe.store import commit
+from abbe.store.resume import check_unchanged
 
 TENSORS, VALUES = "state.safetensors", "state.json"
-FORMAT, VERSION = "abbe-checkpoint", 1
+FORMAT, VERSION = "abbe-checkpoint", 2
 
 
 def save(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
@@ -42,6 +43,11 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         found = commit.state(folder / name)
         if found != "done":
             raise CheckpointError(f"{folder / name}: {found}; remove the folder {folder} to start this run again")
+        version = (commit.read_sidecar(folder / name) or {}).get("version")
+        if version != VERSION:
+            raise CheckpointError(
+                f"{folder / name}: version {version}, this version of Abbe reads {VERSION}; --no-resume starts again"
+            )
     values = json.loads((folder / VALUES).read_text(encoding="utf-8"))
     if values.pop("tensors_sha256") != commit.file_sha256(folder / TENSORS):
         raise CheckpointError(f"{folder}: {VALUES} and {TENSORS} are of two moments; remove the folder to start again")
@@ -51,6 +57,13 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
 def remove(folder: Path) -> None:
     """Remove a checkpoint that is no longer needed."""
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_recipe(folder: Path, old: dict[str, Any], new: Any) -> None:
+    """CheckpointError where a checkpoint was made with another recipe; more epochs are allowed."""
+    remedy = "use the same settings, another folder, or --no-resume"
+    free = ("epochs", "checkpoint_every") if new.schedule != "cosine" else ("checkpoint_every",)
+    check_unchanged(folder, old, vars(new), remedy=remedy, ignore=free, error=CheckpointError)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:

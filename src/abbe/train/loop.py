@@ -1,100 +1,97 @@
 """The one training loop. What is learned is an objective; how it is trained is a recipe.
 
-Accelerate places and steps; it does not save (it pickles): `checkpoint.py` does. A loss is a sum over slides divided by
-the number of slides in the whole batch, over all processes, so that several processes equal one.
+Accelerate places and steps; it does not save (it pickles): `checkpoint.py` does. A loss is a sum over slides (or answer
+tokens) divided by their number in the whole batch, over all processes, so that several processes equal one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import gather_object, set_seed
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from abbe.cohorts.dataset import Batches, Labelled, SlideDataset, collate
 from abbe.condensers.base import Condenser
 from abbe.console import progress
-from abbe.errors import AbbeError, CheckpointError
+from abbe.data.dataset import Batches
+from abbe.errors import AbbeError, ConfigError, InputError
 from abbe.train import checkpoint
+from abbe.train.recipe import Recipe, Schedule, make_optimizer
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How to train. The defaults are those of the TC-SSA authors' MIL code."""
+class Batch(Protocol):
+    """What an objective is given: anything that can be moved, and knows what its loss is divided by."""
 
-    epochs: int = 60
-    """at most this many passes over the training slides"""
-    batch_size: int = 8
-    """slides a step, over all processes"""
-    lr: float = 1e-4
-    """learning rate of AdamW"""
-    weight_decay: float = 1e-5
-    """weight decay of AdamW"""
-    plateau_factor: float = 0.5
-    """the learning rate is multiplied by this when the validation loss has stopped falling"""
-    plateau_patience: int = 5
-    """epochs without a lower validation loss before that"""
-    early_stop: int = 15
-    """epochs without a lower validation loss before training stops"""
-    seed: int = 0
-    """of weights, batches, noise and dropout"""
-    precision: str = "no"
-    """no | bf16 | fp16, as Accelerate names them"""
-    checkpoint_every: int = 5
-    """epochs between checkpoints; a run that is killed loses at most these"""
+    @property
+    def count(self) -> int:
+        """Slides, or answer tokens."""
+
+    def to(self, device: torch.device | str) -> Any: ...
+
+
+B = TypeVar("B", bound=Batch)
+S = TypeVar("S", contravariant=True)
 
 
 @dataclass
 class Step:
     """What an objective gives for one batch.
 
-    loss_sum: scalar, what is minimised, *summed* over the batch's slides.
+    loss_sum: scalar, what is minimised, *summed* over the batch's slides (or answer tokens).
     task_sum: scalar, the task's part of it; training stops and the best weights are chosen by this one on validation
         slides, so that runs which differ in their regularisers are judged by the same measure.
-    slides: their number.   figures: means over the batch's slides, recorded in the history.
+    metrics: means over the batch, recorded in the history.
+    outputs: by name, one row per slide; on validation slides they are collected for `Objective.metrics`.
     """
 
     loss_sum: Tensor
     task_sum: Tensor
-    slides: int
-    figures: Mapping[str, Tensor] = field(default_factory=dict)
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    outputs: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-class Objective(Protocol):
-    """What is learned: a loss from a model and a batch."""
+class Objective(Protocol[S, B]):
+    """What is learned: batches from samples, a loss from a model and a batch, metrics of all validation slides."""
 
-    def __call__(self, model: nn.Module, batch: Labelled) -> Step: ...
+    def collate(self, samples: Sequence[S]) -> B:
+        """One batch from samples of the data set."""
+
+    def __call__(self, model: nn.Module, batch: B) -> Step:
+        """The loss of one batch."""
+
+    def metrics(self, outputs: Mapping[str, Tensor]) -> dict[str, float]:
+        """Metrics of the whole validation set, from the outputs of all its batches; what `monitor` may name."""
 
 
 class DivergedError(AbbeError):
-    """The loss became NaN or infinite."""
-
-
-# Made again by the schedule's constructor, and not JSON (an infinity) or not needed.
-_SCHEDULE_CONSTANTS = {"mode_worse", "_last_lr"}
+    """The loss or the weights became NaN or infinite."""
 
 
 @dataclass
 class _Progress:
     epoch: int = 0
-    best_loss: float = math.inf
+    best: tuple[float, float] = (math.inf, math.inf)  # the monitored value, lower is better; then the loss
     best_epoch: int = -1
     history: list[dict[str, float]] = field(default_factory=list)
+
+    def stopped(self, recipe: Recipe) -> bool:
+        return recipe.early_stop is not None and self.epoch - 1 - self.best_epoch >= recipe.early_stop
 
 
 def fit(
     build: Callable[[], nn.Module],
-    objective: Objective,
-    train: SlideDataset,
-    val: SlideDataset,
+    objective: Objective[S, B],
+    train: Dataset[S],
+    val: Dataset[S],
     recipe: Recipe,
     *,
     folder: Path | None = None,
@@ -102,29 +99,33 @@ def fit(
     cpu: bool = False,
     description: str = "training",
 ) -> tuple[nn.Module, list[dict[str, float]]]:
-    """Train what `build` makes; return it with the weights of its best validation loss, and one row an epoch.
+    """Train what `build` makes; return it with its best weights on the validation slides, and one row per epoch.
 
     build: called after seeding, so that the seed decides the initial weights too.
     folder: where checkpoints go; none are written without it. resume: go on from the one there; in one process this is
     bit for bit the run that was not stopped.
 
-    Raises DivergedError for a loss that is not finite, CheckpointError for a checkpoint that is not whole.
+    A condenser with a schedule over training is trained to the end of its schedule: early stopping is off, and weights
+    count as best only once the condenser says that it has settled.
+
+    Raises DivergedError for a loss or weights that are not finite, CheckpointError for a checkpoint that is not whole.
     """
     accelerator = Accelerator(mixed_precision=recipe.precision, cpu=cpu)
     set_seed(recipe.seed)
     bare = build()
     if accelerator.process_index:  # same weights everywhere, but noise and dropout of its own in each process
         torch.manual_seed(recipe.seed + accelerator.process_index)
-    # Fused: one pass over each parameter; the slots' experts have millions of them.
-    optimizer = torch.optim.AdamW(bare.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     trainable = any(parameter.requires_grad for parameter in bare.parameters())
-    model, optimizer = accelerator.prepare(bare, optimizer)
-    schedule = ReduceLROnPlateau(optimizer, factor=recipe.plateau_factor, patience=recipe.plateau_patience)
+    condensers = [module for module in bare.modules() if isinstance(module, Condenser)]
+    scheduled = [condenser for condenser in condensers if condenser.has_schedule and _learns(condenser)]
+    model, optimizer = accelerator.prepare(bare, make_optimizer(bare, recipe))
     rank, world = accelerator.process_index, accelerator.num_processes
-    batches = Batches(len(train), recipe.batch_size, seed=recipe.seed, rank=rank, world=world)
-    train_loader = DataLoader(train, batch_sampler=batches, collate_fn=collate)
-    val_batches = Batches(len(val), recipe.batch_size, seed=None, rank=rank, world=world)
-    val_loader = DataLoader(val, batch_sampler=val_batches, collate_fn=collate)
+    size, parts = recipe.batch_size, recipe.accumulate
+    batches = Batches(len(train), size, seed=recipe.seed, rank=rank, world=world, parts=parts)  # type: ignore[arg-type]
+    train_loader = DataLoader(train, batch_sampler=batches, collate_fn=objective.collate)
+    val_batches = Batches(len(val), size, seed=None, rank=rank, world=world, parts=parts)  # type: ignore[arg-type]
+    val_loader = DataLoader(val, batch_sampler=val_batches, collate_fn=objective.collate)
+    schedule = Schedule(optimizer, recipe, batches.steps)
 
     at = _Progress()
     best = _copy_of(bare)
@@ -135,17 +136,22 @@ def fit(
 
     with progress(description, recipe.epochs) as bar:
         bar.update(bar.task_ids[0], completed=at.epoch)
-        while trainable and at.epoch < recipe.epochs and at.epoch - 1 - at.best_epoch < recipe.early_stop:
+        while trainable and at.epoch < recipe.epochs and (scheduled or not at.stopped(recipe)):
             batches.epoch = at.epoch
-            row: dict[str, float] = {"epoch": at.epoch, "lr": optimizer.param_groups[0]["lr"]}
-            row |= _train_epoch(model, objective, train_loader, optimizer, accelerator, at.epoch, recipe.epochs)
+            row: dict[str, float] = {"epoch": at.epoch, "lr": optimizer.param_groups[-1]["lr"]}
+            grouped = _Grouped(train_loader, batches)
+            row |= _train_epoch(model, objective, grouped, optimizer, schedule, accelerator, at.epoch, recipe)
+            _check_finite(row, bare)
             row |= {
-                f"val_{name}": value for name, value in _mean_losses(model, objective, val_loader, accelerator).items()
+                f"val_{name}": value for name, value in _validate(model, objective, val_loader, accelerator).items()
             }
-            schedule.step(row["val_task"])
+            _check_finite(row, bare)
+            monitored = _monitored(row, recipe)
+            schedule.after_epoch(monitored)
             at.history.append(row)
-            if row["val_task"] < at.best_loss:
-                at.best_loss, at.best_epoch = row["val_task"], at.epoch
+            key = (monitored if recipe.monitor == "loss" else -monitored, row["val_task"])
+            if all(condenser.settled for condenser in scheduled) and key < at.best:
+                at.best, at.best_epoch = key, at.epoch
                 best = _copy_of(bare)
             at.epoch += 1
             if folder is not None and accelerator.is_main_process and at.epoch % recipe.checkpoint_every == 0:
@@ -153,66 +159,137 @@ def fit(
             bar.update(
                 bar.task_ids[0], completed=at.epoch, description=f"{description}, val loss {row['val_task']:.3f}"
             )
-    bare.load_state_dict(best)
+    # A schedule that never settled has no best epoch: its last weights are the trained ones.
+    bare.load_state_dict(best if at.best_epoch >= 0 or not at.history else _copy_of(bare))
     return bare.cpu().eval(), at.history
+
+
+def _learns(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())
 
 
 def _train_epoch(
     model: nn.Module,
-    objective: Objective,
-    loader: DataLoader[Any],
-    optimizer: torch.optim.Optimizer,
+    objective: Objective[S, B],
+    batches: _Grouped,
+    optimizer: Any,
+    schedule: Schedule,
     accelerator: Accelerator,
     epoch: int,
-    epochs: int,
+    recipe: Recipe,
 ) -> dict[str, float]:
     model.train()
     sums: dict[str, float] = {}
-    slides = 0
-    # One that is frozen is in eval mode here too, and past all schedules.
+    count = 0
+    # Frozen condensers stay in eval mode and get no schedule updates.
     condensers = [module for module in model.modules() if isinstance(module, Condenser) and module.training]
-    for number, batch in enumerate(loader):
+    for number, parts in enumerate(batches):
         for condenser in condensers:
-            condenser.set_progress((epoch + number / len(loader)) / epochs)
-        with accelerator.autocast():
-            step = objective(model, batch.to(accelerator.device))
+            condenser.set_progress((epoch + number / len(batches)) / recipe.epochs)
         # Processes average gradients; their losses are sums. World / global count turns the one into the other.
-        share = _total(step.slides, accelerator)
-        loss = step.loss_sum * (accelerator.num_processes / share)
-        accelerator.backward(loss)
+        share = accelerator.num_processes / _total(sum(part.count for part in parts), accelerator)
+        for place, part in enumerate(parts, start=1):
+            with nullcontext() if place == len(parts) else accelerator.no_sync(model):
+                with accelerator.autocast():
+                    step = _step(model, objective, part.to(accelerator.device), epoch)
+                accelerator.backward(step.loss_sum * share)
+            _accumulate(sums, step, part.count)
+            count += part.count
+        if recipe.clip is not None:
+            accelerator.clip_grad_norm_(model.parameters(), recipe.clip)
         optimizer.step()
         optimizer.zero_grad()
-        _accumulate(sums, step)
-        slides += step.slides
-    figures = _reduced(sums, slides, accelerator)
-    if not math.isfinite(figures["loss"]):
-        raise DivergedError(f"the training loss became {figures['loss']} in epoch {epoch}; try a lower learning rate")
-    return figures
+        schedule.after_step()
+    return _reduced(sums, count, accelerator)
+
+
+class _Grouped:
+    """Batch after batch, each as the list of its parts."""
+
+    def __init__(self, loader: DataLoader[Any], batches: Batches) -> None:
+        self.loader, self.batches = loader, batches
+
+    def __len__(self) -> int:
+        return self.batches.steps
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        parts = iter(self.loader)
+        while group := list(islice(parts, self.batches.parts)):
+            yield group
 
 
 @torch.no_grad()
-def _mean_losses(
-    model: nn.Module, objective: Objective, loader: DataLoader[Any], accelerator: Accelerator
+def _validate(
+    model: nn.Module, objective: Objective[S, B], loader: DataLoader[Any], accelerator: Accelerator
 ) -> dict[str, float]:
     model.eval()
     sums: dict[str, float] = {}
-    slides = 0
+    count = 0
+    outputs: dict[str, list[Tensor]] = {}
     for batch in loader:
         step = objective(model, batch.to(accelerator.device))
-        _accumulate(sums, step)
-        slides += step.slides
-    return _reduced(sums, slides, accelerator)
+        _accumulate(sums, step, batch.count)
+        count += batch.count
+        for name, value in step.outputs.items():
+            outputs.setdefault(name, []).append(value.detach().cpu())
+    if accelerator.num_processes > 1:
+        outputs = {name: gather_object(values) for name, values in outputs.items()}
+    gathered = {name: torch.cat(values) for name, values in outputs.items()}
+    measured = {name: value for name, value in objective.metrics(gathered).items() if math.isfinite(value)}
+    return {**_reduced(sums, count, accelerator), **measured}
 
 
-def _accumulate(sums: dict[str, float], step: Step) -> None:
+def _monitored(row: Mapping[str, float], recipe: Recipe) -> float:
+    name = "val_task" if recipe.monitor == "loss" else f"val_{recipe.monitor}"
+    if name not in row:
+        known = ", ".join(sorted(key.removeprefix("val_") for key in row if key.startswith("val_")))
+        raise ConfigError(
+            f"--recipe.monitor {recipe.monitor} is not measured, or not defined on the validation slides (a class may "
+            f"have none there); measured are {known}. Use another split, or --recipe.monitor loss"
+        )
+    return row[name]
+
+
+def _check_finite(row: Mapping[str, float], model: nn.Module) -> None:
+    """DivergedError for a loss or weights that are not finite, before anything is written or kept."""
+    epoch, remedy = int(row["epoch"]), "try a lower learning rate (--recipe.lr), or --recipe.clip 1"
+    for name, what in (("loss", "training loss"), ("val_loss", "validation loss"), ("val_task", "validation loss")):
+        if not math.isfinite(row.get(name, 0.0)):
+            raise DivergedError(f"the {what} became {row[name]} in epoch {epoch}; {remedy}")
+    if (broken := _not_finite(model)) is not None:
+        raise DivergedError(f"the weights {broken} are no longer finite after epoch {epoch}; {remedy}")
+
+
+def _not_finite(model: nn.Module) -> str | None:
+    """Name of the first tensor of the model that holds NaN or an infinity."""
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            return name
+    return None
+
+
+def _step(model: nn.Module, objective: Objective[S, B], batch: Any, epoch: int) -> Step:
+    """The objective's step. DivergedError where the types refuse what weights that are not finite produced."""
+    try:
+        return objective(model, batch)
+    except InputError as error:
+        if (name := _not_finite(model)) is None:
+            raise
+        raise DivergedError(
+            f"the weights {name} are no longer finite in epoch {epoch}; try a lower learning rate (--recipe.lr), or "
+            "--recipe.clip 1"
+        ) from error
+
+
+def _accumulate(sums: dict[str, float], step: Step, count: int) -> None:
     for name, total in (("loss", step.loss_sum), ("task", step.task_sum)):
         sums[name] = sums.get(name, 0.0) + float(total.detach())
-    for name, value in step.figures.items():
-        sums[name] = sums.get(name, 0.0) + float(value) * step.slides
+    for name, value in step.metrics.items():
+        sums[name] = sums.get(name, 0.0) + float(value) * count
 
 
-def _reduced(sums: dict[str, float], slides: int, accelerator: Accelerator) -> dict[str, float]:
-    total = _total(slides, accelerator)
+def _reduced(sums: dict[str, float], count: int, accelerator: Accelerator) -> dict[str, float]:
+    total = _total(count, accelerator)
     return {name: _total(value, accelerator) / total for name, value in sums.items()}
 
 
@@ -233,7 +310,7 @@ def _checkpoint(
     best: dict[str, Tensor],
     model: nn.Module,
     optimizer: Any,
-    schedule: ReduceLROnPlateau,
+    schedule: Schedule,
     recipe: Recipe,
 ) -> None:
     tensors, groups = checkpoint.optimizer_state(optimizer.optimizer)
@@ -244,10 +321,10 @@ def _checkpoint(
         tensors[f"random/cuda{device}"] = torch.cuda.get_rng_state(device)
     values = {
         "epoch": at.epoch,
-        "best_loss": at.best_loss if math.isfinite(at.best_loss) else None,
+        "best": [None if math.isinf(value) else value for value in at.best],
         "best_epoch": at.best_epoch,
         "history": at.history,
-        "schedule": {key: value for key, value in schedule.state_dict().items() if key not in _SCHEDULE_CONSTANTS},
+        "schedule": schedule.state_dict(),
         "optimizer": groups,
         "recipe": vars(recipe),
     }
@@ -259,16 +336,11 @@ def _restore(
     folder: Path,
     model: nn.Module,
     optimizer: Any,
-    schedule: ReduceLROnPlateau,
+    schedule: Schedule,
     recipe: Recipe,
 ) -> tuple[_Progress, dict[str, Tensor]]:
     tensors, values = found
-    for key, value in vars(recipe).items():
-        if key not in ("epochs", "checkpoint_every") and values["recipe"].get(key) != value:
-            raise CheckpointError(
-                f"{folder}: the checkpoint was made with {key}={values['recipe'].get(key)!r}, this run says {value!r}; "
-                "use the same settings, another folder, or --no-resume"
-            )
+    checkpoint.check_recipe(folder, values["recipe"], recipe)
 
     def part(prefix: str) -> dict[str, Tensor]:
         return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
@@ -280,5 +352,5 @@ def _restore(
     for device in range(torch.cuda.device_count()):
         if f"random/cuda{device}" in tensors:
             torch.cuda.set_rng_state(tensors[f"random/cuda{device}"], device)
-    best_loss = math.inf if values["best_loss"] is None else values["best_loss"]
-    return _Progress(values["epoch"], best_loss, values["best_epoch"], values["history"]), part("best/")
+    monitored, loss = (math.inf if value is None else value for value in values["best"])
+    return _Progress(values["epoch"], (monitored, loss), values["best_epoch"], values["history"]), part("best/")

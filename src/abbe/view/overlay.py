@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from PIL import Image
 
-from abbe.metrics.plots import png
-from abbe.models.condense import SlideTokens
+from abbe.store.tokens import SlideTokens
+from abbe.view.plots import png
 
 _SCALE_BAR_SHARE = 0.2  # of the picture's width, at most
 _ALPHA = 0.6

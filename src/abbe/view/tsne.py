@@ -1,4 +1,4 @@
-"""`abbe export tsne`: patch features of several cohorts in the plane, coloured by the slot that took them."""
+"""t-SNE: patch features of several cohorts in the plane, coloured by the slot that took them."""
 
 from __future__ import annotations
 
@@ -8,78 +8,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import tyro
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
-from abbe.console import progress, result
-from abbe.errors import ConfigError, InputError
-from abbe.metrics.plots import png
+from abbe.console import progress
+from abbe.errors import InputError
 from abbe.models.classifier import Classifier
-from abbe.models.hub import load
 from abbe.store.bags import peek_bag, read_bag
-from abbe.store.commit import write_bytes
-from abbe.store.inputs import find_features
+from abbe.store.walk import find_features
 from abbe.types import TokenBatch
 from abbe.view.overlay import token_colours
+from abbe.view.plots import png
 
 _COMPONENTS = 50  # principal components that t-SNE starts from, as its authors advise for wide data
 _NAMED = 10  # slots named in the legend
-
-
-@dataclass(frozen=True)
-class ExportTsne:
-    """Draw the patches of one or several cohorts by t-SNE, each in the colour of the slot it mostly went to.
-
-    For a method that selects: kept patches in colour, dropped ones grey.
-
-    Example:
-      abbe export tsne cohort_a/features_texture cohort_b/features_texture --model run/model --out tsne.png
-
-    All cohorts share one embedding and one set of colours: a slot that means the same everywhere takes the same place.
-    """
-
-    features: tyro.conf.Positional[tuple[Path, ...]]
-    """folders of feature files, a panel each; or single feature files"""
-    model: str
-    """model folder or hub id"""
-    out: Path
-    """where the picture goes, a .png file"""
-    patches: int = 2000
-    """patches drawn of each cohort, the same number of every slide as far as it has them"""
-    seed: int = 0
-    """of the draw and the embedding"""
-    json: bool = False
-    """print the result as JSON"""
-
-    def run(self) -> int:
-        if not self.features:
-            raise ConfigError("give at least one folder of feature files")
-        if self.patches < 50:
-            raise ConfigError(f"--patches {self.patches}: t-SNE of fewer than 50 patches shows nothing")
-        if self.out.suffix.lower() != ".png":
-            raise ConfigError(f"--out {self.out}: the picture is a PNG; end the name in .png")
-        model = load(self.model)
-        short = [place.name if place.is_dir() else place.stem for place in self.features]
-        names = short if len(set(short)) == len(short) else [str(place) for place in self.features]
-        samples = [
-            sample(model, place, self.patches, name=name, seed=self.seed)
-            for name, place in zip(names, self.features, strict=True)
-        ]
-        write_bytes(self.out, tsne_picture(samples, merges=model.condenser.merges, seed=self.seed), format="picture")
-        drawn = {
-            one.name: {"slides": one.slides, "patches": len(one.slot), "tokens": len(set(one.slot.tolist()) - {-1})}
-            for one in samples
-        }
-        text = "\n".join(
-            f"{name}: {n['patches']} patches of {n['slides']} slides, in {n['tokens']} tokens"
-            for name, n in drawn.items()
-        )
-        result(f"{text}\n{self.out}", {"out": str(self.out), "cohorts": drawn}, json_output=self.json)
-        return 0
 
 
 @dataclass(frozen=True, eq=False)

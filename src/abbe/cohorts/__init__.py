@@ -1,1 +1,0 @@
-"""Tables with patient-level splits, and cohorts whose truth is known."""

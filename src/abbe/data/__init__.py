@@ -1,0 +1,1 @@
+"""What users bring: labels, splits, the slides of a data set."""

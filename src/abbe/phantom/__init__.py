@@ -1,0 +1,1 @@
+"""Slides whose truth is known: layouts, banks of patches, cohorts."""

@@ -1,0 +1,1 @@
+"""Painting tissue: noise, stain, twelve classes, whole slides."""

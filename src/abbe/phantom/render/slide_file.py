@@ -1,0 +1,205 @@
+"""Whole phantom slides: a layout becomes a pyramidal TIFF that OpenSlide opens, and its truth beside it.
+
+A slide is rendered tile by tile, and of any level only one row of tiles is ever held: as a row passes, it leaves its
+part of the next level in a scratch file, from which that level is made in the same way.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+from abbe.errors import InputError
+from abbe.phantom.layout import Layout, pixel_classes
+from abbe.phantom.render.tissue import GLASS, MPP, TISSUE_CLASSES, Stain, render
+from abbe.store.commit import commit, write_json
+
+TILE = 512
+QUALITY = 85
+MIN_LEVELS = 3
+_SMALLEST = 512  # pixels: levels are added until the longer side is at most this
+_PIXELS_PER_CM = round(10_000 / MPP)
+
+Pixels = NDArray[np.uint8]
+
+
+def write_phantom_slide(
+    folder: str | Path,
+    slide_id: str,
+    layout: Layout,
+    *,
+    stain: Stain,
+    seed: int,
+    patch_size: int = 256,
+    factor: int = 4,
+) -> Path:
+    """Write ``slides/<slide_id>.tiff`` and ``truth/<slide_id>.png`` and ``.json``; return the slide's path.
+
+    The slide has tiles of 512 pixels in JPEG, 0.5 microns a pixel, and levels ``factor`` (2 or 4) apart, at least
+    three. The PNG holds for every patch the class most of its pixels have (``GLASS`` included); the JSON says what the
+    numbers mean. Same arguments, same bytes. Raises InputError for a bad slide id, factor, or a raster too small.
+    """
+    folder = Path(folder)
+    if not slide_id or Path(slide_id).name != slide_id or slide_id.startswith("."):
+        raise InputError(f"write_phantom_slide: slide_id must be a plain file name, got {slide_id!r}")
+    if factor not in (2, 4):
+        raise InputError(f"write_phantom_slide: factor must be 2 or 4, got {factor}")
+    rows, columns = layout.shape
+    height, width = rows * patch_size, columns * patch_size
+    if min(height, width) < factor ** (MIN_LEVELS - 1):
+        raise InputError(f"write_phantom_slide: {width} x {height} pixels are too few for {MIN_LEVELS} levels")
+    path = folder / "slides" / f"{slide_id}.tiff"
+    shapes = _shapes(height, width, factor)
+    with (
+        commit(path, format="phantom-slide", version=1) as temporary,
+        tifffile.TiffWriter(temporary, bigtiff=height * width > 2**32) as tiff,
+        ExitStack() as scratch,
+    ):
+        files = [scratch.enter_context(tempfile.TemporaryFile(dir=path.parent)) for _ in shapes[1:]]
+        levels = [_Rows(file, shape) for file, shape in zip(files, shapes[1:], strict=True)]
+        painter = _Painter(layout, stain, seed, patch_size, factor, levels[0])
+        _write_level(tiff, painter.tiles(), (height, width, 3), scale=1)
+        for number, level in enumerate(levels):
+            below = levels[number + 1] if number + 1 < len(levels) else None
+            _write_level(tiff, _cut(level, factor, below), (*level.shape, 3), scale=factor ** (number + 1))
+    truth = painter.truth()
+    with commit(folder / "truth" / f"{slide_id}.png", format="abbe-truth-map", version=1) as temporary:
+        Image.fromarray(truth).save(temporary)
+    values, counts = np.unique(truth[truth != GLASS], return_counts=True)
+    record = {
+        "format": "abbe-truth",
+        "version": 1,
+        "slide_id": slide_id,
+        "classes": list(TISSUE_CLASSES),
+        "glass": GLASS,
+        "patch_size": patch_size,
+        "mpp": MPP,
+        "shape": [rows, columns],
+        "counts": {TISSUE_CLASSES[value]: count for value, count in zip(values.tolist(), counts.tolist(), strict=True)},
+        "seed": seed,
+        "stain": asdict(stain),
+    }
+    write_json(folder / "truth" / f"{slide_id}.json", record, format="abbe-truth", version=1)
+    return path
+
+
+def _shapes(height: int, width: int, factor: int) -> list[tuple[int, int]]:
+    """Height and width of every level, largest first."""
+    shapes = [(height, width)]
+    while len(shapes) < MIN_LEVELS or (max(shapes[-1]) > _SMALLEST and min(shapes[-1]) >= factor):
+        shapes.append((shapes[-1][0] // factor, shapes[-1][1] // factor))
+    return shapes
+
+
+class _Rows:
+    """An image of one level in a scratch file: rows are added at its end, and read back a row of tiles at a time."""
+
+    def __init__(self, file: IO[bytes], shape: tuple[int, int]) -> None:
+        self.shape = shape
+        self._file, self._filled = file, 0
+
+    def add(self, rows: Pixels) -> None:
+        """Append rows, uint8 ``[n, width or more, 3]``; those past the image's height are left out."""
+        kept = rows[: self.shape[0] - self._filled, : self.shape[1]]
+        self._file.write(np.ascontiguousarray(kept).data)
+        self._filled += len(kept)
+
+    def strips(self) -> Iterator[Pixels]:
+        """The image from above, up to ``TILE`` rows at a time."""
+        self._file.seek(0)
+        width = self.shape[1]
+        for y in range(0, self.shape[0], TILE):
+            count = min(TILE, self.shape[0] - y)
+            data = self._file.read(count * width * 3)
+            yield np.frombuffer(data, np.uint8).reshape(count, width, 3)
+
+
+class _Painter:
+    """Renders level 0 as a stream of tiles and keeps what else is wanted of it: the next level and the truth."""
+
+    def __init__(self, layout: Layout, stain: Stain, seed: int, patch_size: int, factor: int, below: _Rows) -> None:
+        self.layout, self.stain, self.seed = layout, stain, seed
+        self.patch_size, self.factor, self.below = patch_size, factor, below
+        rows, columns = layout.shape
+        self.height, self.width = rows * patch_size, columns * patch_size
+        self._votes = np.zeros((rows, columns, len(TISSUE_CLASSES) + 1), np.int32)  # glass is the last column
+
+    def tiles(self) -> Iterator[Pixels]:
+        """Tiles of level 0 in raster order; those at the right and lower border run over it."""
+        for y in range(0, self.height, TILE):
+            strip = []
+            for x in range(0, self.width, TILE):
+                classes = pixel_classes(self.layout, x, y, TILE, TILE, self.patch_size, self.seed)
+                self._vote(classes[: self.height - y, : self.width - x], x, y)
+                strip.append(render(x, y, TILE, TILE, classes, stain=self.stain, seed=self.seed))
+            self.below.add(_reduced(np.concatenate(strip, axis=1), self.factor))
+            yield from strip
+
+    def _vote(self, classes: Pixels, x: int, y: int) -> None:
+        """Count the classes of a piece's pixels for the patches it covers."""
+        size, kinds = self.patch_size, self._votes.shape[2]
+        top, left = y // size, x // size
+        rows = (np.arange(y, y + classes.shape[0]) // size - top)[:, None]
+        columns = (np.arange(x, x + classes.shape[1]) // size - left)[None, :]
+        down, across = int(rows[-1, 0]) + 1, int(columns[0, -1]) + 1
+        votes = np.bincount(
+            ((rows * across + columns) * kinds + np.minimum(classes, kinds - 1)).ravel(),
+            minlength=down * across * kinds,
+        )
+        self._votes[top : top + down, left : left + across] += votes.reshape(down, across, kinds).astype(np.int32)
+
+    def truth(self) -> Pixels:
+        """The majority class of every patch, uint8 ``[rows, cols]``."""
+        winner = self._votes.argmax(2)
+        return np.where(winner == len(TISSUE_CLASSES), GLASS, winner).astype(np.uint8)
+
+
+def _reduced(image: Pixels, factor: int) -> Pixels:
+    """Means over blocks of ``factor`` pixels, rounded; what does not fill a block is left out."""
+    height, width = (max(1, side // factor) for side in image.shape[:2])
+    blocks = image[: height * factor, : width * factor].astype(np.uint16)
+    down = blocks.reshape(height, -1, *blocks.shape[1:]).sum(1, dtype=np.uint16)
+    total = down.reshape(height, width, -1, 3).sum(2, dtype=np.uint16)
+    area = factor * factor
+    return ((total + area // 2) // area).astype(np.uint8)
+
+
+def _cut(level: _Rows, factor: int, below: _Rows | None) -> Iterator[Pixels]:
+    """Full tiles of a level in raster order, the border ones filled up with their last row and column."""
+    for strip in level.strips():
+        if below is not None:
+            below.add(_reduced(strip, factor))
+        height, width = strip.shape[:2]
+        padded = np.pad(strip, ((0, -height % TILE), (0, -width % TILE), (0, 0)), mode="edge")
+        for x in range(0, width, TILE):
+            yield padded[:, x : x + TILE]
+
+
+def _write_level(tiff: tifffile.TiffWriter, tiles: Iterator[Pixels], shape: tuple[int, ...], *, scale: int) -> None:
+    """One level as a page of its own, the form of pyramid OpenSlide's generic TIFF reader takes."""
+    tiff.write(
+        tiles,
+        shape=shape,
+        dtype=np.uint8,
+        tile=(TILE, TILE),
+        photometric="rgb",  # of what is given; JPEG stores YCbCr, and the page says so
+        compression="jpeg",
+        compressionargs={"level": QUALITY},
+        subsampling=(2, 2),
+        subfiletype=0 if scale == 1 else 1,
+        resolution=(_PIXELS_PER_CM / scale, _PIXELS_PER_CM / scale),
+        resolutionunit="CENTIMETER",
+        software="abbe",
+        description="Abbe phantom slide" if scale == 1 else None,
+        metadata=None,
+        maxworkers=1,  # the order of tiles, and so the bytes, must not depend on threads
+    )

@@ -1,0 +1,1 @@
+"""Reports, questions and captions composed from the truth of a slide."""

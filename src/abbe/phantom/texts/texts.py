@@ -1,0 +1,181 @@
+"""Reports and questions of a cohort, all of them functions of the slides' truth."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from abbe.data.benchmarks.questions import LETTERS
+from abbe.errors import InputError
+from abbe.phantom.draw import number, pick, shuffled
+from abbe.phantom.texts.reports import report_text
+from abbe.phantom.texts.templates_diagnosis import CLINICAL, DIAGNOSIS
+from abbe.phantom.texts.templates_microscopy import MICROSCOPY
+from abbe.phantom.texts.truth import SlideTruth, Template
+from abbe.store import commit
+
+__all__ = ["TEMPLATES", "SlideTruth", "Template", "describe_questions", "make_questions", "write_texts"]
+
+TEMPLATES: tuple[Template, ...] = (*MICROSCOPY, *DIAGNOSIS, *CLINICAL)
+COLUMNS = (
+    *("ID", "Slide", "Tumor", "Broad Category", "Narrow Category", "Question", *LETTERS, "Answer"),
+    *("split", "template", "paraphrase"),
+)
+_CAPTION = (
+    "Describe this slide.",
+    "Write a report of this slide.",
+    "What are the findings on this slide?",
+    "Summarise the histology.",
+)
+_FORMATS = {
+    "reports.csv": "reports",
+    "questions.csv": "questions",
+    "captions.json": "slideinstruct",
+    "questions.json": "slideinstruct",
+}
+
+Row = dict[str, str]
+
+
+def write_texts(out: Path, truths: Sequence[SlideTruth], *, seed: int) -> dict[str, str]:
+    """Commit reports.csv, questions.csv, captions.json and questions.json in `out`; return the SHA-256 of each.
+
+    The same truths and seed give the same bytes, whatever the order of `truths`. The two json files are for training
+    and hold the train slides alone; the csv files hold every slide.
+    Raises InputError where two truths have one slide_id.
+    """
+    ordered = _ordered(truths)
+    reports = {truth.slide_id: report_text(truth, seed=seed) for truth in ordered}
+    rows = make_questions(ordered, seed=seed)
+    train = [truth for truth in ordered if truth.split == "train"]
+    captions = [
+        _dialogue(
+            truth.slide_id, truth.slide_id, pick(_CAPTION, seed, truth.slide_id, "caption"), reports[truth.slide_id]
+        )
+        for truth in train
+    ]
+    asked = [
+        _dialogue(row["ID"], row["Slide"], "\n".join([row["Question"], *_options(row)]), _answer(row))
+        for row in rows
+        if row["split"] == "train"
+    ]
+    texts = {
+        "reports.csv": _csv(("slide_id", "text"), ({"slide_id": key, "text": text} for key, text in reports.items())),
+        "questions.csv": _csv(COLUMNS, rows),
+        "captions.json": commit.to_json(captions),
+        "questions.json": commit.to_json(asked),
+    }
+    for name, text in texts.items():
+        commit.write_text(out / name, text, format=_FORMATS[name], seed=seed)
+    return {name: commit.file_sha256(out / name) for name in texts}
+
+
+def make_questions(truths: Sequence[SlideTruth], *, seed: int) -> list[Row]:
+    """The rows of questions.csv: every template of every slide that has one right option, by slide and template.
+
+    Within a split and template the right options take turns on the letters, answer by answer, so that the counts of
+    any two letters differ by one at most and a letter says nothing of the answer.
+    """
+    ordered = _ordered(truths)
+    asked: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
+    for truth in ordered:
+        for template in TEMPLATES:
+            answer = template.answer(truth)
+            if answer is not None:
+                asked[truth.split, template.name].append((answer, truth.slide_id))
+    sizes = {template.name: len(template.options) for template in TEMPLATES}
+    places: dict[tuple[str, str], int] = {}
+    for (split, name), answers in asked.items():
+        turns = sorted(answers, key=lambda pair: (pair[0], number(seed, name, pair[1])))
+        start = number(seed, split, name)  # the left-over turns do not all fall to A
+        places |= {(name, slide): (start + turn) % sizes[name] for turn, (_, slide) in enumerate(turns)}
+    rows = [
+        _question(template, truth, answer, places[template.name, truth.slide_id], seed)
+        for truth in ordered
+        for template in TEMPLATES
+        if (answer := template.answer(truth)) is not None
+    ]
+    return [{"ID": str(index), **row} for index, row in enumerate(rows)]
+
+
+def describe_questions(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """What each template of each split can be guessed with, from the rows of questions.csv.
+
+    Keys: split, template, n, options, majority_answer and its share among n (what a model reaches that never sees a
+    slide), majority_letter_share (what always saying one letter reaches). A majority share near 1 means that the
+    cohort hardly varies what the template asks.
+    """
+    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row["split"], row["template"]].append(row)
+    described = []
+    for (split, name), group in sorted(groups.items()):
+        (answer, most), *_ = sorted(Counter(row[row["Answer"]] for row in group).items(), key=lambda pair: -pair[1])
+        letters = Counter(row["Answer"] for row in group)
+        described.append(
+            {
+                "split": split,
+                "template": name,
+                "n": len(group),
+                "options": sum(1 for letter in LETTERS if group[0][letter]),
+                "majority_answer": answer,
+                "majority_answer_share": most / len(group),
+                "majority_letter_share": max(letters.values()) / len(group),
+            }
+        )
+    return described
+
+
+def _question(template: Template, truth: SlideTruth, answer: str, place: int, seed: int) -> Row:
+    key = (seed, truth.seed, truth.slide_id, template.name)
+    last = len(template.paraphrases) - 1
+    paraphrase = last if truth.split == "test" else pick(range(last), *key, "paraphrase")
+    options = shuffled([option for option in template.options if option != answer], *key, "options")
+    options.insert(place, answer)
+    options += [""] * (len(LETTERS) - len(options))
+    return {
+        "Slide": truth.slide_id,
+        "Tumor": "phantom",
+        "Broad Category": template.broad,
+        "Narrow Category": template.narrow,
+        "Question": template.paraphrases[paraphrase],
+        **dict(zip(LETTERS, options, strict=True)),
+        "Answer": LETTERS[place],
+        "split": truth.split,
+        "template": template.name,
+        "paraphrase": str(paraphrase),
+    }
+
+
+def _ordered(truths: Sequence[SlideTruth]) -> list[SlideTruth]:
+    ordered = sorted(truths, key=lambda truth: truth.slide_id)
+    for one, other in itertools.pairwise(ordered):
+        if one.slide_id == other.slide_id:
+            raise InputError(f"slide {one.slide_id!r} has two truths; a slide_id belongs to one slide")
+    return ordered
+
+
+def _dialogue(name: str, slide_id: str, asked: str, said: str) -> dict[str, Any]:
+    conversation = [{"from": "human", "value": f"<image>\n{asked}"}, {"from": "gpt", "value": said}]
+    return {"id": name, "image": [f"{slide_id}.csv"], "conversations": conversation}
+
+
+def _options(row: Row) -> list[str]:
+    return [f"{letter}. {row[letter]}" for letter in LETTERS if row[letter]]
+
+
+def _answer(row: Row) -> str:
+    return f"{row['Answer']}. {row[row['Answer']]}"
+
+
+def _csv(columns: Sequence[str], rows: Iterable[Row]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

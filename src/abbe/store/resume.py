@@ -1,0 +1,121 @@
+"""The one answer to "was this made with the same settings?", for every verb that resumes.
+
+What a result was made with stands in its record: a JSON file or the sidecar. Before anything is reused or made again in
+the same place, the record is compared with what is asked now, so that two runs never mix.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from abbe.errors import ConfigError, InputError, StoreError
+from abbe.store import commit
+
+
+def plain(value: Any) -> Any:
+    """The value as it will be read back from JSON (tuples become lists)."""
+    return json.loads(json.dumps(value))
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any], *, ignore: Collection[str] = ()) -> dict[str, str]:
+    """{key: "old value there, new value here"} of what differs; nested keys are joined by dots.
+
+    ignore: keys of the top level that do not decide what is made.
+    """
+    before, now = flat(old, ignore=ignore), flat(plain(dict(new)), ignore=ignore)
+    missing = object()
+    return {
+        key: f"{_shown(before, key)} there and {_shown(now, key)} here"
+        for key in sorted(before | now)
+        if before.get(key, missing) != now.get(key, missing)
+    }
+
+
+def check_unchanged(
+    where: Path,
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    *,
+    remedy: str,
+    ignore: Collection[str] = (),
+    error: type[InputError] = ConfigError,
+) -> None:
+    """Raise `error` naming the file `where`, every key that differs, both values, and the remedy."""
+    different = changes(old, new, ignore=ignore)
+    if different:
+        said = "; ".join(f"{key} is {values}" for key, values in different.items())
+        raise error(f"{where}: made with other settings ({said}); {remedy}")
+
+
+def read_previous_record(
+    path: Path, *, format: str, version: int, key: str, wanted: dict[str, Any]
+) -> dict[str, Any] | None:
+    """The record an earlier run left under `path`, or None where there is none, or none that is whole.
+
+    Raises InputError where it is of another format or version, or where its `key` differs from `wanted` (plain JSON
+    values); the message names what differs.
+    """
+    if not commit.is_done(path):
+        return None
+    sidecar = commit.read_sidecar(path) or {}
+    found = (sidecar.get("format"), sidecar.get("version"))
+    if found != (format, version):
+        raise InputError(
+            f"{path}: format {found[0]!r} version {found[1]!r}, expected {format!r} version {version}; "
+            "use another folder, or remove this one"
+        )
+    record = dict(json.loads(path.read_text(encoding="utf-8")))
+    check_unchanged(path, record[key], wanted, remedy="use another folder, or remove this one", error=InputError)
+    return record
+
+
+def made_before(
+    path: Path,
+    record: Mapping[str, Any],
+    *,
+    overwrite: bool,
+    words: Mapping[str, str] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    ours: Callable[[Path], bool] = lambda _: False,
+) -> dict[str, Any] | None:
+    """What the sidecar of `path` says it was made with, if `record` says the same; None where there is work to do.
+
+    record: compared key by key with the sidecar's `made_with`; further keys there are results, and are returned.
+    words: for a top-level key, what to say instead of its two values.
+    defaults: what an earlier version of Abbe, which did not record a key, always used.
+    ours: whether a file without a sidecar is one of ours whose run was killed just before the sidecar was written.
+
+    Raises StoreError rather than replace what was made otherwise, or by another program, unless `overwrite`.
+    """
+    state, sidecar = commit.state(path), commit.read_sidecar(path)
+    if state == "unsigned" and not overwrite and not ours(path):
+        raise StoreError(f"{path} was not written by abbe and would be replaced; use --overwrite, or another --out")
+    if state != "done" or sidecar is None:
+        return None
+    old = {**(defaults or {}), **sidecar["made_with"]}
+    different = changes({key: old.get(key) for key in record}, record)
+    if not different:
+        return old
+    if overwrite:
+        return None
+    said = {(words or {}).get(key.partition(".")[0], f"{key} is {values}") for key, values in different.items()}
+    if set(record) - set(old):
+        said = {"another command, or another version of Abbe, made it"}
+    raise StoreError(f"{path} was made differently: {'; '.join(sorted(said))}; use --overwrite, or another --out")
+
+
+def flat(value: Mapping[str, Any], *, ignore: Collection[str] = (), prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots."""
+    out: dict[str, Any] = {}
+    for name, item in value.items():
+        if not prefix and name in ignore:
+            continue
+        out |= flat(item, prefix=f"{prefix}{name}.") if isinstance(item, dict) and item else {f"{prefix}{name}": item}
+    return out
+
+
+def _shown(values: Mapping[str, Any], key: str) -> str:
+    return repr(values[key]) if key in values else "absent"

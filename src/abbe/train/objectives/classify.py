@@ -1,0 +1,165 @@
+"""Slide classification: the model that a cohort asks for, and its loss."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tyro.conf import arg
+
+from abbe.condensers import list_condensers
+from abbe.data.cohort import Cohort
+from abbe.data.dataset import LabelledBatch, SlideDataset, SlideRecord, collate
+from abbe.errors import ConfigError
+from abbe.metrics.classification import METRICS, quadratic_kappa
+from abbe.models.classifier import Classifier, ClassifierConfig, Pooling
+from abbe.train.loop import Step
+from abbe.train.objectives.warm_start import CondenserTrain, check_frozen, starting_model, take_over
+from abbe.train.recipe import Recipe
+from abbe.types import Bag
+
+DEFAULT_TOKENS = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierSettings:
+    """What is trained, and how."""
+
+    condenser: Annotated[str, arg(metavar="|".join(list_condensers()))] = "tcssa"
+    """method that condenses a slide's patches"""
+    tokens: int | float | None = None
+    """budget: a count, or a keep rate in (0, 1]; 32, or what --condenser-init has, unless given"""
+    condenser_options: tuple[str, ...] = ()
+    """further options of the condenser, as name=value, e.g. aux_weight=0.01"""
+    condenser_init: str | None = None
+    """classifier (folder or hub id) whose condenser, with its scale of features, this one starts from"""
+    condenser_train: CondenserTrain = "joint"
+    """joint: the condenser learns with the head; frozen: it stays as --condenser-init gave it"""
+    pooling: Pooling = "mean"
+    """how the head pools tokens; abmil, clam, dsmil and transmil are torchmil's"""
+    standardize: bool = True
+    """bring features to zero mean and unit spread by the training patches; --no-standardize takes them as they are"""
+    recipe: Recipe = field(default_factory=Recipe)
+    """how the model is trained"""
+
+
+@dataclass(frozen=True, eq=False)
+class ClassifierPlan:
+    """A classifier that can be built: its configuration, and the model whose condenser it starts from."""
+
+    config: ClassifierConfig
+    start: Classifier | None
+    frozen: bool
+    standardize: bool
+
+    def build(self, bags: Iterable[Tensor]) -> Classifier:
+        """The classifier before training: condenser and scale of `start`, or a scale measured on bags [N, D]."""
+        model = Classifier(self.config)
+        if self.start is not None:
+            take_over(model, self.start, frozen=self.frozen)
+        elif self.standardize:
+            model.scaler.measure(bags)
+        return model
+
+
+def plan_classifier(settings: ClassifierSettings, cohort: Cohort) -> ClassifierPlan:
+    """The classifier that these settings mean for a cohort, once a few patches of one slide went through it.
+
+    So options that cannot be met, and weights that do not fit, are refused before anything is written. Raises
+    ConfigError naming the option.
+    """
+    check_frozen(settings.condenser_train, settings.condenser_init)
+    start = None
+    if settings.condenser_init is not None:
+        start = starting_model(
+            settings.condenser_init,
+            settings.condenser,
+            width=cohort.width,
+            encoder=cohort.encoder,
+            standardize=settings.standardize,
+        )
+    options = {
+        **(start.config.condenser_options if start else {"tokens": DEFAULT_TOKENS}),
+        **({} if settings.tokens is None else {"tokens": settings.tokens}),
+        **parse_options(settings.condenser_options),
+    }
+    config = ClassifierConfig(
+        dim=cohort.width,
+        classes=cohort.classes,
+        condenser=settings.condenser,
+        condenser_options=options,
+        pooling=settings.pooling,
+        encoder=cohort.encoder,
+    )
+    plan = ClassifierPlan(config, start, settings.condenser_train == "frozen", settings.standardize)
+    budget = _try(plan, cohort.splits["train"][0])
+    return dataclasses.replace(
+        plan, config=dataclasses.replace(config, condenser_options={**options, "tokens": budget})
+    )
+
+
+def _try(plan: ClassifierPlan, record: SlideRecord) -> int | float:
+    """The budget as the condenser understood it, after one training step on a few patches of a slide."""
+    bag, label = SlideDataset([record])[0]
+    few = dataclasses.replace(bag, features=bag.features[:64], coords=None if bag.coords is None else bag.coords[:64])
+    trial = plan.build([few.features])
+    with torch.no_grad():
+        loss = ClassifyObjective()(trial.train(), collate([(few, label)])).loss_sum
+    if not bool(torch.isfinite(loss)):
+        raise ConfigError(
+            f"{plan.config.condenser} with {plan.config.condenser_options}: the loss is {float(loss)} before any "
+            "training; an option, or the scale of features taken as they are, is out of range"
+        )
+    return trial.condenser.tokens
+
+
+@dataclass(frozen=True)
+class ClassifyObjective:
+    """Cross-entropy of the slides' classes, plus what the condenser and the pooling add, and the condenser's own
+    predictions: unweighted.
+    """
+
+    def collate(self, samples: Sequence[tuple[Bag, int]]) -> LabelledBatch:
+        return collate(samples)
+
+    def __call__(self, model: nn.Module, batch: LabelledBatch) -> Step:
+        prediction = model(batch.bags)
+        n = len(batch.labels)
+        task = F.cross_entropy(prediction.logits.float(), batch.labels, reduction="sum")
+        extra = sum((loss * n for loss in prediction.condensed.losses.values()), task.new_zeros(()))
+        for logits in prediction.auxiliary.values():
+            extra = extra + F.cross_entropy(logits.float(), batch.labels, reduction="sum")
+        if prediction.instance_loss is not None:
+            extra = extra + prediction.instance_loss(batch.labels)
+        outputs = {"probabilities": prediction.probabilities.float(), "labels": batch.labels}
+        return Step(task + extra, task, prediction.condensed.metrics, outputs)
+
+    def metrics(self, outputs: Mapping[str, Tensor]) -> dict[str, float]:
+        labels, probabilities = outputs["labels"].numpy(), outputs["probabilities"].double().numpy()
+        measured = {name: metric(labels, probabilities) for name, metric in METRICS.items()}
+        return {**measured, "qwk": quadratic_kappa(labels, probabilities)}
+
+
+def parse_options(given: tuple[str, ...]) -> dict[str, Any]:
+    """name=value pairs; a value is read as JSON where it is JSON (numbers, true, false), else as a string."""
+    options: dict[str, Any] = {}
+    elsewhere = {"tokens": "the budget is --tokens", "dim": "the width is that of the features"}
+    for pair in given:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"condenser option {pair!r}: expected name=value, such as aux_weight=0.01")
+        if name in elsewhere:
+            raise ConfigError(f"condenser option {pair!r}: {elsewhere[name]}")
+        if name in options:
+            raise ConfigError(f"condenser option {name!r} is given twice")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return options

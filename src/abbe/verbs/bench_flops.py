@@ -1,0 +1,23 @@
+"""`abbe bench flops`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from abbe.bench.flops import bench_flops, markdown
+from abbe.verbs.benchmark import Benchmark
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchFlops(Benchmark):
+    """Count the operations of every method, and compare them with the published figures.
+
+    Example:
+      abbe bench flops
+      abbe bench flops --json
+    """
+
+    def run(self) -> int:
+        found = bench_flops()
+        self.publish("flops", found, markdown(found))
+        return 0

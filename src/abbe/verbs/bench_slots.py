@@ -1,0 +1,27 @@
+"""`abbe bench slots`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from abbe.bench.slots import SlotsSettings, bench_slots, markdown
+from abbe.verbs.benchmark import Benchmark
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchSlots(SlotsSettings, Benchmark):
+    """Train TC-SSA at several λ, each with several seeds on banks that share no patch, and count who went where.
+
+    Example:
+      abbe bench slots --out bench-slots --results benchmarks/results
+      abbe bench slots --out bench-slots --mosaic lc25000
+
+    Every seed has a cohort, a bank split and an initialisation of its own. A share of the patches is
+    replaced by artefacts (out of focus, pen, fold). Everything is counted on held-out patients, in eval mode. Finished
+    runs in OUT are read back.
+    """
+
+    def run(self) -> int:
+        found = bench_slots(self)
+        self.publish("slots" if self.standardize else "slots-raw", found, markdown(found))
+        return 0

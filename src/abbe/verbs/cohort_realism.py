@@ -1,0 +1,39 @@
+"""`abbe cohort realism`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from abbe.console import result
+from abbe.data.labelled_images import passed_over
+from abbe.phantom.realism import RealismSettings, realism
+
+
+@dataclass(frozen=True, kw_only=True)
+class Realism(RealismSettings):
+    """Show rendered patches beside real ones, and measure how surely a linear probe tells them apart.
+
+    Example:
+      abbe cohort realism lc25000 --out realism
+
+    Writes OUT/phantom-and-real.png, OUT/phantom.png (the rendered row alone) and OUT/realism.json. Both kinds are
+    patches of one size and have been through JPEG; rendered ones of one class, site and stain setting are one group,
+    real ones have the groups of index.csv, and no group is in two folds. Patches that cannot be read are named in the
+    record and make the exit code 1.
+    """
+
+    patches: tyro.conf.Positional[tuple[Path, ...]]
+    """folders with a folder or zip a class, or such zips"""
+    json: bool = False
+    """print the result as JSON"""
+
+    def run(self) -> int:
+        found = realism(self)
+        value = found["balanced_accuracy"]
+        counts = found["patches"]
+        text = f"balanced accuracy {value:.3f}: {counts['rendered']} rendered patches or {counts['real']} real ones"
+        result("\n".join([text, *passed_over(found["other_classes"])]), found, json_output=self.json)
+        return 1 if found["broken"] else 0

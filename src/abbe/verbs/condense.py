@@ -1,0 +1,46 @@
+"""`abbe condense`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from abbe.console import result
+from abbe.slides.settings import EncodeSettings
+from abbe.verbs.steps import condense_source
+
+
+@dataclass(frozen=True)
+class CondenseSlide:
+    """Condense one slide with a trained model, and save its tokens and who went where.
+
+    Example:
+      abbe condense out/20x_256px_0px_overlap/features_texture/slide.h5 --model run/model --out tokens.safetensors
+      abbe condense slide.svs --model run/model --out tokens.safetensors
+    """
+
+    source: tyro.conf.Positional[Path]
+    """a feature file, or a slide, which is encoded first (beside --out)"""
+    model: str
+    """model folder, or hub id"""
+    out: Path
+    """where the tokens go, a .safetensors file"""
+    mpp: float = 0.5
+    """microns a pixel at which a slide is encoded"""
+    patch_size: int = 256
+    """side of a patch in pixels at that mpp, for a slide"""
+    override_mpp: float | None = None
+    """microns a pixel at level 0, for a slide that does not say"""
+    json: bool = False
+    """print the result as JSON"""
+
+    def run(self) -> int:
+        settings = EncodeSettings(mpp=self.mpp, patch_size=self.patch_size, override_mpp=self.override_mpp)
+        condensed = condense_source(self.source, self.model, self.out, settings)
+        about, used, n = condensed.about, int(condensed.mask.sum()), len(condensed.coords)
+        shares = ", ".join(f"{name} {share:.3f}" for name, share in about["probabilities"].items())
+        text = f"{about['slide_id']}: {n} patches → {used} tokens; {shares}; written to {self.out}"
+        result(text, {**about, "patches": n, "tokens": used, "out": str(self.out)}, json_output=self.json)
+        return 0

@@ -1,0 +1,65 @@
+"""`abbe export heatmap`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from abbe.console import result, say
+from abbe.errors import ConfigError
+from abbe.slides.settings import EncodeSettings
+from abbe.store.commit import write_bytes
+from abbe.store.tokens import read_tokens
+from abbe.verbs.steps import condense_source
+from abbe.view.heatmap import draw
+
+
+@dataclass(frozen=True)
+class ExportHeatmap:
+    """Draw what a model kept: patches by slot, patches by weight, and the most typical patches of each slot.
+
+    Example:
+      abbe export heatmap slide.svs --tokens tokens.safetensors --out pictures
+      abbe export heatmap slide.svs --model run/model --out pictures
+
+    Writes <slide>_slots.png, <slide>_weight.png and <slide>_gallery.png. The slide's label and macro image are never
+    read.
+    """
+
+    slide: tyro.conf.Positional[Path]
+    """the slide to draw on"""
+    out: Path
+    """folder for the pictures"""
+    tokens: Path | None = None
+    """tokens that `abbe condense` wrote for this slide"""
+    model: str | None = None
+    """model folder or hub id, to condense the slide now"""
+    features: Path | None = None
+    """feature file of the slide, with --model (otherwise the slide is encoded)"""
+    override_mpp: float | None = None
+    """microns a pixel at level 0, for a slide that does not say"""
+    side: int = 1600
+    """pixels of the thumbnail's longer side, about"""
+    json: bool = False
+    """print the result as JSON"""
+
+    def run(self) -> int:
+        if (self.tokens is None) == (self.model is None):
+            raise ConfigError("give --tokens, or --model to condense the slide now; one of the two")
+        if self.tokens is not None:
+            tokens = read_tokens(self.tokens)
+        else:
+            assert self.model is not None
+            out = self.out / f"{self.slide.stem}.safetensors"
+            settings = EncodeSettings(override_mpp=self.override_mpp)
+            tokens = condense_source(self.features or self.slide, self.model, out, settings)
+        paths = []
+        if not tokens.attended:
+            say("no picture of weights: this model's pooling does not say how much it read of each token")
+        for name, png in draw(self.slide, tokens, side=self.side).items():
+            paths.append(self.out / f"{tokens.about['slide_id']}_{name}.png")
+            write_bytes(paths[-1], png, format="picture")
+        result("\n".join(map(str, paths)), [str(path) for path in paths], json_output=self.json)
+        return 0

@@ -1,0 +1,38 @@
+"""`abbe inspect`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import tyro
+
+from abbe.console import result
+from abbe.inspection.finding import InspectSettings
+from abbe.inspection.paths import inspect_paths
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspect(InspectSettings):
+    """Say what slides, feature files, tables, benchmark files, models and cohorts are, and what is wrong with them.
+
+    Example:
+      abbe inspect slide.svs features/slide.h5 labels.csv run/model
+
+    A folder that is no model, cohort or slide itself is gone through file by file. Exit code 0 if everything is
+    readable, 1 otherwise.
+    """
+
+    paths: tyro.conf.Positional[tuple[Path, ...]]
+    """files and folders"""
+    json: bool = False
+    """print the findings as JSON"""
+
+    def run(self) -> int:
+        findings = inspect_paths(self.paths, self)
+        result(
+            "\n\n".join(finding.lines() for finding in findings),
+            [asdict(finding) for finding in findings],
+            json_output=self.json,
+        )
+        return int(not all(finding.readable for finding in findings))

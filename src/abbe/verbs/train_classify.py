@@ -1,0 +1,42 @@
+"""`abbe train classify`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import PartialState
+
+from abbe.console import result
+from abbe.evaluate.protocols.holdout import HoldoutSettings, train_classifier
+from abbe.metrics.bootstrap import shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainClassify(HoldoutSettings):
+    """Train a slide classifier on features from disk, and evaluate it on held-out patients.
+
+    Example:
+      abbe train classify --features out/20x_256px_0px_overlap/features_texture --labels labels.csv --out run
+
+    Writes run/model (load it with abbe.load), history.csv, predictions.parquet, result.json and config.json. The same
+    command again goes on where it stopped; a finished run is not repeated.
+    """
+
+    out: Path
+    """folder of this run"""
+    json: bool = False
+    """print the result as JSON"""
+
+    def run(self) -> int:
+        report = train_classifier(self, self.out)
+        main = PartialState().is_main_process
+        if PartialState().num_processes > 1:  # a process that leaves while another still talks to it aborts it
+            PartialState().wait_for_everyone()
+            PartialState().destroy_process_group()
+        if not main:
+            return 0
+        lines = [f"{name}: {shown(value)}" for name, value in report["metrics"]["test"].items()]
+        text = "\n".join([f"test slides: {report['slides']['test']}", *lines, f"model: {self.out / 'model'}"])
+        result(text, report, json_output=self.json)
+        return 0

@@ -1,0 +1,33 @@
+"""`abbe verify`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from abbe.console import result
+from abbe.store.verify import MEANING, verify
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Check every file of an output folder against the hash written with it.
+
+    Example:
+      abbe verify out
+    """
+
+    folder: tyro.conf.Positional[Path]
+    """folder of outputs"""
+    json: bool = False
+    """print the findings as JSON"""
+
+    def run(self) -> int:
+        counted, found = verify(self.folder)
+        lines = [f"{path}: {MEANING[kind]}" for path, kind in found]
+        text = "\n".join([*lines, f"{counted['done']} files whole, {len(found)} findings"])
+        value = {"whole": counted["done"], "findings": [{"path": path, "kind": kind} for path, kind in found]}
+        result(text, value, json_output=self.json)
+        return int(bool(found))

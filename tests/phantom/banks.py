@@ -1,0 +1,27 @@
+"""Banks drawn at random instead of rendered: for tests of what is done with their rows."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from abbe.phantom.bank import BankPlan, EncoderMark, PatchBank
+from abbe.phantom.render.tissue import TISSUE_CLASSES
+from abbe.slides.patch_encoders.texture import TextureEncoder
+
+BANK = BankPlan(sites=2, normal=(3, 2, 2), tumour=(4, 2, 3))
+
+
+def random_bank(*, clear: float = 10.0, plan: BankPlan = BANK) -> PatchBank:
+    """A bank of normal rows [M, 16] whose classes lie `clear` apart."""
+    cells = [
+        (cls, site, setting, split)
+        for cls in range(len(TISSUE_CLASSES))
+        for site in range(plan.sites)
+        for setting in range(3)
+        for split in range(3)
+        for _ in range(plan.per_cell(cls)[split])
+    ]
+    cls, site, setting, split = np.array(cells).T
+    features = np.random.default_rng(0).standard_normal((len(cls), 16)).astype(np.float32)
+    features[np.arange(len(cls)), cls] += clear
+    return PatchBank(plan, EncoderMark("texture", TextureEncoder.version), features, cls, site, setting, split)
