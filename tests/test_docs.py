@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from abbe import cli
-from abbe.models.classifier import Classifier, ClassifierConfig
+from abbe.models.classifier import Classifier
+from abbe.models.config import ClassifierConfig
 from abbe.models.hub import save_pretrained
 from abbe.store.bags import write_bag
 from builders import make_bag

@@ -8,10 +8,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from abbe.version import __version__
 
 if TYPE_CHECKING:
-    from abbe.condensers import Condenser, create_condenser, list_condensers
+    from abbe.condensers import create_condenser, list_condensers
+    from abbe.condensers.base import Condenser
     from abbe.errors import AbbeError
     from abbe.models.hub import load
     from abbe.slides.patch_encoders import create_patch_encoder
@@ -23,7 +24,7 @@ _HOME = {
     "Assignment": "abbe.types",
     "Bag": "abbe.types",
     "Condensed": "abbe.types",
-    "Condenser": "abbe.condensers",
+    "Condenser": "abbe.condensers.base",
     "TokenBatch": "abbe.types",
     "create_condenser": "abbe.condensers",
     "create_patch_encoder": "abbe.slides.patch_encoders",

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from abbe import __version__
+from abbe.version import __version__
 
 VERBS: dict[str, tuple[str, str]] = {
     "demo": ("demo:Demo", "the tour: phantom slides → features → train → compare → report.html"),

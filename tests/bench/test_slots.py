@@ -5,7 +5,7 @@ import json
 import pytest
 
 from abbe.bench.slots import bench_slots
-from abbe.phantom.bank import BankPlan
+from abbe.phantom.settings import BankPlan
 from abbe.verbs.bench_slots import BenchSlots
 
 

@@ -17,7 +17,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from abbe.condensers import Condenser, create_condenser
+from abbe.condensers import create_condenser
+from abbe.condensers.base import Condenser
 from abbe.errors import BagError, InputError
 from abbe.types import Condensed, TokenBatch
 from builders import make_batch

@@ -14,7 +14,7 @@ from abbe.bench.flops import other_rows
 from abbe.bench.needle import bench_needle, markdown
 from abbe.condensers import condenser_class, list_condensers, markdown_table
 from abbe.models.hub import load
-from abbe.phantom.bank import BankPlan
+from abbe.phantom.settings import BankPlan
 from abbe.train.recipe import Recipe
 from abbe.verbs.bench_needle import BenchNeedle
 from abbe.verbs.train_classify import TrainClassify

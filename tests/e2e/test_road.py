@@ -17,11 +17,11 @@ from abbe.bench.needle import bench_needle, markdown
 from abbe.bench.ops import bench_ops
 from abbe.bench.texture import bench_texture
 from abbe.errors import BagError, CheckpointError, ConfigError
-from abbe.models.classifier import Classifier, ClassifierConfig
+from abbe.models.classifier import Classifier
 from abbe.models.condense import condense_slide
+from abbe.models.config import ClassifierConfig
 from abbe.models.hub import save_pretrained
-from abbe.phantom.bank import BankPlan
-from abbe.phantom.plan import CohortPlan
+from abbe.phantom.settings import BankPlan, CohortPlan
 from abbe.store.tokens import read_tokens
 from abbe.store.verify import verify
 from abbe.train.recipe import Recipe

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from abbe.data.dataset import LabelledBatch
 from abbe.errors import ConfigError
-from abbe.models.classifier import Classifier, ClassifierConfig
+from abbe.models.classifier import Classifier
+from abbe.models.config import ClassifierConfig
 from abbe.train.objectives.classify import ClassifyObjective
 from builders import make_batch
 

@@ -8,7 +8,8 @@ import torch
 
 import abbe
 from abbe.errors import CheckpointError, ConfigError
-from abbe.models.classifier import Classifier, ClassifierConfig
+from abbe.models.classifier import Classifier
+from abbe.models.config import ClassifierConfig
 from abbe.models.hub import save_pretrained
 from builders import make_batch
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from abbe.phantom.bank import BankPlan, EncoderMark, PatchBank
+from abbe.phantom.bank import EncoderMark, PatchBank
 from abbe.phantom.render.tissue import TISSUE_CLASSES
+from abbe.phantom.settings import BankPlan
 from abbe.slides.patch_encoders.texture import TextureEncoder
 
 BANK = BankPlan(sites=2, normal=(3, 2, 2), tumour=(4, 2, 3))

@@ -10,8 +10,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from abbe.phantom import bank as module
-from abbe.phantom.bank import BankPlan, PatchBank, bank, cell_patches
+from abbe.phantom.bank import PatchBank, bank, cell_patches
 from abbe.phantom.render.tissue import TISSUE_CLASSES
+from abbe.phantom.settings import BankPlan
 from abbe.slides.patch_encoders.texture import TextureEncoder
 from abbe.store import commit
 

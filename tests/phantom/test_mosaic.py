@@ -13,15 +13,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from abbe.data import SPLITS
 from abbe.data import labelled_images as labelled
 from abbe.data.labelled_images import find_images
 from abbe.data.labels import read_labels
-from abbe.data.splits import SPLITS
 from abbe.phantom import bank as bank_module
 from abbe.phantom import mosaic as module
-from abbe.phantom.mosaic import MosaicBankPlan, mosaic_bank
-from abbe.phantom.plan import CohortPlan
+from abbe.phantom.mosaic import mosaic_bank
 from abbe.phantom.scores import ceiling_scores, oracle_scores
+from abbe.phantom.settings import CohortPlan, MosaicBankPlan
 from abbe.phantom.writer import write_cohort
 from abbe.slides.patch_encoders.texture import TextureEncoder
 from abbe.store.bags import read_bag

@@ -13,17 +13,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from abbe.data import SPLITS
 from abbe.data.labels import read_labels
-from abbe.data.splits import SPLITS
 from abbe.errors import StoreError
 from abbe.phantom import writer
 from abbe.phantom.bank import EncoderMark, PatchBank
 from abbe.phantom.classes import PHANTOM
 from abbe.phantom.describe import label_of
 from abbe.phantom.layout import TUMOUR
-from abbe.phantom.plan import METASTASIS_RISK, CohortPlan, patients
+from abbe.phantom.plan import METASTASIS_RISK, patients
 from abbe.phantom.render.tissue import TISSUE_CLASSES
 from abbe.phantom.scores import ceiling_scores, difficulty, oracle_scores, patch_probe
+from abbe.phantom.settings import CohortPlan
 from abbe.phantom.writer import features_folder, write_cohort
 from abbe.store import commit
 from abbe.store.bags import read_bag

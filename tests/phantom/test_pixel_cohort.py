@@ -13,12 +13,11 @@ import pytest
 from PIL import Image
 
 from abbe.phantom import writer
-from abbe.phantom.bank import BankPlan
 from abbe.phantom.layout import Layout
-from abbe.phantom.plan import CohortPlan
 from abbe.phantom.render.slide_file import write_phantom_slide
 from abbe.phantom.render.tissue import GLASS, TISSUE_CLASSES, site_stain
 from abbe.phantom.scores import ceiling_scores, oracle_scores
+from abbe.phantom.settings import BankPlan, CohortPlan
 from abbe.phantom.writer import write_cohort, write_pixel_cohort
 from abbe.store import commit
 from abbe.verbs.cohort_phantom import PhantomCohort

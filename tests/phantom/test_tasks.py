@@ -15,9 +15,10 @@ from abbe.errors import StoreError
 from abbe.phantom.bank import PatchBank
 from abbe.phantom.classes import PHANTOM, TissueClasses
 from abbe.phantom.layout import Layout
-from abbe.phantom.plan import LABELS, CohortPlan, necrosis_shares
+from abbe.phantom.plan import necrosis_shares
 from abbe.phantom.render.tissue import GLASS, TISSUE_CLASSES
 from abbe.phantom.scores import ceiling_scores, oracle_scores
+from abbe.phantom.settings import LABELS, CohortPlan
 from abbe.phantom.tasks import largest_deposit, mixture_layout, spatial_layout, spatial_score, til_pattern
 from abbe.phantom.writer import features_folder, write_cohort
 from abbe.store import commit

@@ -20,7 +20,8 @@ from abbe.errors import BagError, ConfigError, InputError
 from abbe.store import pickles
 from abbe.store.bags import read_bag, write_bag
 from abbe.store.commit import is_done, read_sidecar
-from abbe.store.convert import ConvertSettings, convert_bags
+from abbe.store.convert import convert_bags
+from abbe.store.settings import ConvertSettings
 from abbe.store.walk import find_features
 from abbe.verbs.convert import Convert
 from builders import make_bag, write_clam, write_slidechat, write_stamp

@@ -21,7 +21,8 @@ from abbe.data.cohort import load_cohort
 from abbe.data.dataset import SlideDataset
 from abbe.data.labels import read_labels
 from abbe.data.splits import split_patients
-from abbe.models.classifier import Classifier, ClassifierConfig
+from abbe.models.classifier import Classifier
+from abbe.models.config import ClassifierConfig
 from abbe.train.objectives.classify import ClassifyObjective
 from abbe.train.recipe import Recipe
 from abbe.train.loop import fit

@@ -16,8 +16,9 @@ from abbe import cli
 from abbe.errors import InputError
 from abbe.inspection.finding import Finding
 from abbe.inspection.paths import inspect_paths
-from abbe.models.classifier import Classifier, ClassifierConfig
+from abbe.models.classifier import Classifier
 from abbe.models.condense import condense_slide
+from abbe.models.config import ClassifierConfig
 from abbe.models.hub import save_pretrained
 from abbe.store.bags import write_bag
 from abbe.store.commit import write_text

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from abbe.errors import BagError, ConfigError, InputError
-from abbe.models.classifier import Classifier, ClassifierConfig
+from abbe.models.classifier import Classifier
+from abbe.models.config import ClassifierConfig
 from abbe.models.hub import save_pretrained
 from abbe.store.bags import write_bag
 from abbe.verbs.export_tsne import ExportTsne

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
-
-from tyro.conf import arg
+from typing import Any
 
 from abbe.bench.record import about, circumstances, table
-from abbe.condensers import condenser_class, list_condensers
+from abbe.bench.settings import NeedleSettings
+from abbe.condensers import condenser_class
 from abbe.console import say
 from abbe.errors import ConfigError
 from abbe.evaluate.compare import Contender, over_seeds, paired_difference, predictions_on_test, scored, train_all
-from abbe.phantom.bank import BankPlan, PatchBank, bank
-from abbe.phantom.plan import CohortPlan
+from abbe.phantom.bank import PatchBank, bank
 from abbe.phantom.scores import ceiling_scores
+from abbe.phantom.settings import CohortPlan
 from abbe.phantom.writer import features_folder, write_cohort
 from abbe.train.recipe import Recipe
 from abbe.view.plots import evidence_curves
@@ -23,39 +21,6 @@ from abbe.view.plots import evidence_curves
 # What a budget means nothing to; every other method gets --tokens and a head that attends.
 ENDS = {"none": Contender("none", 1.0, "attention"), "mean": Contender("mean", 1, "mean")}
 UPPER = ENDS["none"]
-METHODS = arg(metavar=f"[{'|'.join(list_condensers())} ...]")
-
-
-@dataclass(frozen=True, kw_only=True)
-class NeedleSettings:
-    """What `abbe bench needle` measures, and how."""
-
-    out: Path
-    """working folder: bank, cohorts, runs"""
-    condensers: Annotated[tuple[str, ...], METHODS] = ("tcssa", "random", "mean", "none")
-    """methods to compare, any that is registered; with none among them each is also compared with it"""
-    tokens: int = 32
-    """budget of those that have one"""
-    fractions: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1)
-    """evidence: shares of a slide's patches that are tumour"""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """training seeds"""
-    rates: tuple[float, ...] = (3e-4, 1e-3)
-    """learning rates to choose from on validation slides"""
-    tune_at: float = 0.01
-    """fraction at which they are chosen"""
-    slides: tuple[int, int, int] = (300, 100, 200)
-    """slides for train, val and test"""
-    patches: int = 2000
-    """patches a slide"""
-    epochs: int = 25
-    """epochs of every run"""
-    bank: BankPlan = field(default_factory=BankPlan)
-    """the rendered patches the cohorts are drawn from"""
-    workers: int | None = None
-    """runs at a time (default: one a core)"""
-    draws: int = 1000
-    """bootstrap samples behind each interval"""
 
 
 def bench_needle(run: NeedleSettings) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,24 +16,11 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from abbe.bench.record import about, circumstances, table
+from abbe.bench.settings import OpsSettings
 from abbe.console import progress
 from abbe.errors import check_range
 from abbe.ops.routing import gated_mean, routed_mean
 from abbe.types import offsets_of
-
-
-@dataclass(frozen=True, kw_only=True)
-class OpsSettings:
-    """What `abbe bench ops` measures, and how."""
-
-    patches: int = 100_000
-    """patches of the slide, N"""
-    width: int = 1024
-    """width of a feature, D"""
-    slots: int = 32
-    """slots, K"""
-    rounds: int = 7
-    """rounds timed, ours and dense in turn, after one to warm up"""
 
 
 def bench_ops(run: OpsSettings) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from abbe import __version__
 from abbe.config import from_dict, only, to_flags
 from abbe.store.commit import to_json
+from abbe.version import __version__
 
 
 def circumstances(verb: str, kind: type | None = None, settings: Any = None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ and dilutes the signal.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ import pandas as pd
 import torch
 
 from abbe.bench.record import about, circumstances, table
+from abbe.bench.settings import SlotsSettings
 from abbe.console import progress, say
-from abbe.data.splits import SPLITS
+from abbe.data import SPLITS
 from abbe.evaluate.compare import Contender, predictions_on_test, train_all
 from abbe.metrics.bootstrap import Interval, Statistic, nested_bootstrap
 from abbe.metrics.predictions import statistic
@@ -25,10 +26,10 @@ from abbe.metrics.slots import ARTEFACT, EVIDENCE, OTHER, USAGE, SlotTable, join
 from abbe.models.condense import condense_slide
 from abbe.models.hub import load
 from abbe.phantom.artefacts import ArtefactRows, add_artefacts, artefact_rows, real_images
-from abbe.phantom.bank import BankPlan, PatchBank, bank, cell_patches
-from abbe.phantom.mosaic import SPLITS_OF_GROUPS, MosaicBankPlan, mosaic_bank
-from abbe.phantom.plan import CohortPlan
+from abbe.phantom.bank import PatchBank, bank, cell_patches
+from abbe.phantom.mosaic import mosaic_bank
 from abbe.phantom.render.tissue import TISSUE_CLASSES
+from abbe.phantom.settings import SPLITS_OF_GROUPS, BankPlan, CohortPlan
 from abbe.phantom.writer import features_folder, write_cohort
 from abbe.store.bags import read_bag
 from abbe.store.commit import file_sha256
@@ -38,44 +39,6 @@ _CLAIMED = 0.6
 _ARTEFACTS = (4, 2, 3)  # artefacts rendered for train, val and test of each class, site and stain setting
 _FROM_MOSAIC = 120  # real patches of each split that are made artefacts
 _APART = 1_000_000  # bank splits of artefacts lie this far from those of tissue, so that they share no patch
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlotsSettings:
-    """What `abbe bench slots` measures, and how."""
-
-    out: Path
-    """working folder: banks, cohorts, runs"""
-    weights: tuple[float, ...] = (0.0, 0.01, 0.1, 1.0)
-    """values of λ"""
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    """one bank split, cohort and initialisation each"""
-    fraction: float = 0.01
-    """evidence: share of a slide's patches that are tumour"""
-    artefacts: float = 0.05
-    """share of a slide's patches that are artefacts"""
-    slides: tuple[int, int, int] = (160, 50, 120)
-    """slides for train, val and test"""
-    patches: int = 600
-    """patches a slide"""
-    epochs: int = 20
-    """epochs of every run, at a constant rate; the best on validation slides is kept"""
-    rate: float = 1e-3
-    """learning rate"""
-    tokens: int = 32
-    """slots"""
-    standardize: bool = True
-    """bring features to one scale, as `abbe train classify` does; --no-standardize takes them as they come"""
-    bank: BankPlan = field(default_factory=lambda: BankPlan(normal=(8, 3, 6), tumour=(14, 5, 10)))
-    """the rendered patches"""
-    mosaic: tuple[Path, ...] = ()
-    """folders or zips of real labelled patches, for the same study on mosaics"""
-    mosaic_bank: MosaicBankPlan = field(default_factory=MosaicBankPlan)
-    """which of their classes are what"""
-    workers: int | None = None
-    """runs at a time (default: one a core)"""
-    draws: int = 1000
-    """bootstrap samples behind each interval"""
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,26 +21,11 @@ from abbe.bench.probe import (
     read_patches,
 )
 from abbe.bench.record import about, circumstances, table
+from abbe.bench.settings import TextureSettings
 from abbe.console import progress
 from abbe.errors import ConfigError
 from abbe.phantom.render.tissue import TISSUE_CLASSES, render, site_stain
 from abbe.slides.patch_encoders import create_patch_encoder
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextureSettings:
-    """What `abbe bench texture` measures, and how."""
-
-    patches: Path | None = None
-    """LC25000 as a folder or zip with index.csv, for a linear probe beside the speed; only the speed without it"""
-    repeats: int = 10
-    """repetitions of the probe's cross-validation"""
-    side: int = 256
-    """pixels of a patch's side"""
-    per_class: int = 4
-    """patches of each of the twelve classes in a round"""
-    rounds: int = 9
-    """rounds timed, after one to warm up"""
 
 
 def bench_texture(run: TextureSettings) -> dict[str, Any]:

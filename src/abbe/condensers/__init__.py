@@ -7,13 +7,14 @@ condensed = condenser(batch)
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from abbe import registry
-from abbe.condensers.base import Condenser
-from abbe.config import check_options
 
-__all__ = ["Condenser", "condenser_class", "create_condenser", "list_condensers", "markdown_table"]
+if TYPE_CHECKING:  # names are listed without importing torch
+    from abbe.condensers.base import Condenser
+
+__all__ = ["condenser_class", "create_condenser", "list_condensers", "markdown_table"]
 
 
 def list_condensers() -> list[str]:
@@ -23,6 +24,8 @@ def list_condensers() -> list[str]:
 
 def condenser_class(name: str) -> type[Condenser]:
     """The class registered as `name`. ConfigError suggests the nearest name where there is none."""
+    from abbe.condensers.base import Condenser
+
     return registry.load(__name__, name, Condenser)
 
 
@@ -31,6 +34,8 @@ def create_condenser(name: str, *, dim: int, **options: Any) -> Condenser:
 
     Raises ConfigError for an unknown name or option, with the nearest known one, and for a value of another type.
     """
+    from abbe.config import check_options
+
     cls = condenser_class(name)
     return cls(**check_options(f"condenser {name!r}", cls.__init__, {"dim": dim, **options}))
 

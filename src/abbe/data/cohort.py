@@ -8,31 +8,15 @@ from pathlib import Path
 
 import pandas as pd
 
+from abbe.data import SPLITS
 from abbe.data.dataset import SlideRecord
 from abbe.data.labels import read_labels
-from abbe.data.splits import SPLITS, split_patients
+from abbe.data.settings import CohortSettings
+from abbe.data.splits import split_patients
 from abbe.errors import BagError, TableError
 from abbe.store.aliases import same_encoder
 from abbe.store.bags import peek_bag
 from abbe.store.detect import SUFFIXES, ZARR
-
-
-@dataclass(frozen=True, kw_only=True)
-class CohortSettings:
-    """Which slides, with which labels, in which splits."""
-
-    features: Path
-    """folder of <slide_id>.h5 feature files"""
-    labels: Path
-    """csv with slide_id, case_id, a label column, and optionally split (train | val | test)"""
-    splits: Path | None = None
-    """CLAM's splits_k.csv, where the labels have no column split"""
-    label: str = "label"
-    """column of the labels table to learn"""
-    split_seed: int = 0
-    """of the patient-level split, where the table has no column split"""
-    allow_missing: bool = False
-    """go on without slides whose features are missing, broken or empty; they are listed in the result"""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from abbe.data.splits import SPLITS, check_one_split, check_splits, clam_entries
+from abbe.data import SPLITS
+from abbe.data.splits import check_one_split, check_splits, clam_entries
 from abbe.data.textfiles import Csv, read_csv
 from abbe.errors import TableError
 

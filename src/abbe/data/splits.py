@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from abbe.data import SPLITS
 from abbe.data.textfiles import Csv, read_csv
 from abbe.errors import TableError
-
-SPLITS = ("train", "val", "test")
 
 
 def read_clam_splits(path: str | Path) -> dict[str, str]:

@@ -16,10 +16,11 @@ from joblib import Parallel, delayed
 from sklearn.metrics import roc_auc_score
 
 from abbe.console import progress
-from abbe.evaluate.protocols.holdout import HoldoutSettings, train_classifier
+from abbe.evaluate.protocols.holdout import train_classifier
+from abbe.evaluate.settings import HoldoutSettings
 from abbe.metrics.bootstrap import Interval, Statistic, patient_bootstrap, seeds_and_patients_bootstrap
 from abbe.metrics.predictions import read_predictions, statistic
-from abbe.models.classifier import Pooling
+from abbe.models.config import Pooling
 from abbe.train.recipe import Recipe
 
 

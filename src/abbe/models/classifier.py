@@ -8,10 +8,9 @@ of torchmil's heads, from the normed tokens to the logits.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,37 +18,11 @@ from torch import Tensor, nn
 from abbe.condensers import create_condenser
 from abbe.errors import ConfigError
 from abbe.layers.gated_attention import GatedAttention
+from abbe.models.config import ClassifierConfig
 from abbe.models.hub import save_pretrained
 from abbe.models.torchmil_heads import HEADS, TorchMILHead
 from abbe.ops.segments import segment_softmax, segment_sum, segment_weighted_sum
 from abbe.types import Condensed, TokenBatch
-
-Pooling = Literal["mean", "attention", "summary", "abmil", "clam", "dsmil", "transmil"]
-
-
-@dataclass(frozen=True)
-class ClassifierConfig:
-    """All that is needed to build a classifier again. `dim` is the width of the features, `encoder` what made them."""
-
-    dim: int
-    classes: tuple[str, ...]
-    condenser: str = "tcssa"
-    condenser_options: dict[str, Any] = field(default_factory=dict)
-    pooling: Pooling = "mean"
-    hidden: int = 512
-    dropout: float = 0.3
-    encoder: str | None = None
-
-    def __post_init__(self) -> None:
-        if len(self.classes) < 2:
-            raise ConfigError(f"a classifier needs at least two classes, got {list(self.classes)}")
-        if self.pooling not in get_args(Pooling):
-            raise ConfigError(f"pooling must be one of {', '.join(get_args(Pooling))}, got {self.pooling!r}")
-        if self.pooling == "clam" and len(self.classes) > 2:
-            raise ConfigError(
-                f"pooling 'clam': torchmil's instance classifiers are made for two classes, not {len(self.classes)}; "
-                "abmil is the same pooling without them"
-            )
 
 
 @dataclass(frozen=True, eq=False)

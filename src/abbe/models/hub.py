@@ -14,10 +14,10 @@ from typing import Any, Protocol
 import safetensors
 from safetensors.torch import load_file, save_file
 
-from abbe import __version__
 from abbe.config import from_dict
 from abbe.errors import CheckpointError, ConfigError
 from abbe.store import commit
+from abbe.version import __version__
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 FORMAT, VERSION = "abbe-model", 1

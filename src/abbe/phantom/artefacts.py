@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from abbe.console import progress
+from abbe.data import SPLITS
 from abbe.data.labelled_images import expand, find_images, read_images
-from abbe.data.splits import SPLITS
 from abbe.errors import InputError, SlideError
 from abbe.phantom.bank import PatchBank
-from abbe.phantom.mosaic import MosaicBankPlan, index_of
+from abbe.phantom.mosaic import index_of
+from abbe.phantom.settings import MosaicBankPlan
 from abbe.slides.patch_encoders import create_patch_encoder
 from abbe.store import commit
 from abbe.store.bags import read_bag, write_bag

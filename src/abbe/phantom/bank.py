@@ -16,10 +16,10 @@ from joblib import Parallel, delayed
 from safetensors.numpy import load_file, save_file
 
 from abbe.console import progress
-from abbe.data.splits import SPLITS
 from abbe.errors import InputError
 from abbe.phantom.classes import PHANTOM, TissueClasses
 from abbe.phantom.render.tissue import MPP, TISSUE_CLASSES, render, site_stain
+from abbe.phantom.settings import BankPlan
 from abbe.slides.patch_encoders import PatchEncoder, create_patch_encoder
 from abbe.store import commit
 from abbe.store.resume import plain, read_previous_record
@@ -30,39 +30,6 @@ PATCH_SIZE = 256
 FORMAT, VERSION = "abbe-bank", 1
 _WORLD = 1 << 20  # patches are cut at random places of a plane this wide, in pixels
 _built: dict[str, PatchEncoder] = {}  # the encoder this process built last: weights are not loaded for every batch
-
-
-@dataclass(frozen=True)
-class BankPlan:
-    """What a bank holds. A cell is one class of one site in one of its three stain settings."""
-
-    sites: int = 3
-    """sites, each with its own stain and texture"""
-    normal: tuple[int, int, int] = (12, 4, 8)
-    """patches a cell for train, val and test, of each class without tumour"""
-    tumour: tuple[int, int, int] = (20, 6, 14)
-    """the same for each tumour class: what a task turns on must be seen in many instances"""
-    seed: int = 0
-    """of the rendered world: sites, stains, textures"""
-    split: int = 0
-    """which bank of that world: banks of different split share no patch, in any of train, val and test"""
-    encoder: str = "texture"
-    """patch encoder"""
-
-    def __post_init__(self) -> None:
-        for name in ("normal", "tumour"):
-            sizes = getattr(self, name)
-            if len(sizes) != len(SPLITS) or min(sizes) < 1:
-                raise InputError(f"--bank.{name} needs at least one patch for each of {', '.join(SPLITS)}, got {sizes}")
-        if self.sites < 1:
-            raise InputError(f"--bank.sites must be at least 1, got {self.sites}")
-        for name in ("seed", "split"):
-            if getattr(self, name) < 0:
-                raise InputError(f"--bank.{name} must be at least 0, got {getattr(self, name)}")
-
-    def per_cell(self, cls: int) -> tuple[int, int, int]:
-        """Patches of a class in each split, for one site and setting."""
-        return self.tumour if TISSUE_CLASSES[cls].startswith("tumour") else self.normal
 
 
 class EncoderMark(NamedTuple):
@@ -161,6 +128,11 @@ def _recorded(mark: EncoderMark, spec: str) -> dict[str, int | str]:
     return {"encoder_version": mark.version, **named}
 
 
+def per_cell(plan: BankPlan, cls: int) -> tuple[int, int, int]:
+    """Patches of a class in each split, for one site and setting."""
+    return plan.tumour if TISSUE_CLASSES[cls].startswith("tumour") else plan.normal
+
+
 def bank(plan: BankPlan, folder: str | Path, *, workers: int | None = None) -> PatchBank:
     """The bank of this plan in `folder`: read if it is there and whole, rendered and encoded otherwise.
 
@@ -199,7 +171,7 @@ def _render(plan: BankPlan, mark: EncoderMark, workers: int) -> PatchBank:
         for rows in Parallel(n_jobs=workers, return_as="generator")(jobs):
             features.append(rows)
             bar.advance(bar.task_ids[0])
-    sizes = [plan.per_cell(cls) for cls, _, _ in cells]
+    sizes = [per_cell(plan, cls) for cls, _, _ in cells]
     columns = np.repeat(np.array(cells, dtype=np.int64), [sum(size) for size in sizes], axis=0)
     split = np.concatenate([np.repeat(np.arange(3), size) for size in sizes])
     return PatchBank(plan, mark, np.concatenate(features), columns[:, 0], columns[:, 1], columns[:, 2], split)
@@ -209,7 +181,7 @@ def cell_patches(plan: BankPlan, cls: int, site: int, setting: int) -> np.ndarra
     """The patches of one cell, uint8 [n, 256, 256, 3], splits in order."""
     rng = np.random.default_rng([plan.seed, cls, site, setting, plan.split])
     stain = site_stain(site, setting, plan.seed)
-    places = rng.integers(0, _WORLD, size=(sum(plan.per_cell(cls)), 2))
+    places = rng.integers(0, _WORLD, size=(sum(per_cell(plan, cls)), 2))
     seeds = rng.integers(0, 2**31, size=len(places))
     patches = [
         render(int(x), int(y), PATCH_SIZE, PATCH_SIZE, cls, stain=stain, seed=int(seed))

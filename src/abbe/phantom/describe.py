@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from abbe.data.splits import SPLITS
+from abbe.data import SPLITS
 from abbe.phantom.classes import PHANTOM, TissueClasses
 from abbe.phantom.layout import Layout
-from abbe.phantom.plan import LABELS, CohortPlan, Patient
+from abbe.phantom.plan import Patient
+from abbe.phantom.settings import LABELS, CohortPlan
 from abbe.phantom.tasks import largest_deposit, til_pattern
 from abbe.phantom.texts.truth import SlideTruth
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import tyro
 from joblib import Parallel, delayed
 from safetensors.numpy import load_file, save_file
 
@@ -23,61 +22,18 @@ from abbe.errors import InputError, SlideError
 from abbe.phantom.bank import EncoderMark, PatchBank, encode, encoder_mark
 from abbe.phantom.classes import TissueClasses
 from abbe.phantom.draw import shuffled
+from abbe.phantom.settings import SPLITS_OF_GROUPS, MosaicBankPlan
 from abbe.store import commit
 from abbe.store.resume import read_previous_record
 
 FORMAT, VERSION = "abbe-mosaic-bank", 1
-SPLITS_OF_GROUPS = 5
 _BATCH = 64
 
 
-@dataclass(frozen=True)
-class MosaicBankPlan:
-    """What a bank of real patches is made of. Classes are folders or zips of the patches."""
-
-    patches: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
-    """folders and zips of labelled patches"""
-    a: str = "lung_aca"
-    """class that is the tumour of subtype a"""
-    b: str = "lung_scc"
-    """class that is the tumour of subtype b"""
-    rest: tuple[str, ...] = ("lung_n",)
-    """classes without tumour; those named necrosis and lymphocytes make the mixture and the spatial task possible"""
-    index: str | None = None
-    """csv with class, file, group (default: index.csv in a folder of patches; without any, each patch is a group)"""
-    split: int = 0
-    """which of five ways to split the groups: a fifth each is for val and test; no group is test in two of them"""
-    patch_size: int = 224
-    """side of a patch in pixels; images of another size are refused"""
-    resize: bool = False
-    """resample square images of another size instead"""
-    mpp: float | None = None
-    """microns a pixel, where it is known"""
-    seed: int = 0
-    """of the order in which groups are split"""
-    encoder: str = "texture"
-    """patch encoder"""
-
-    def __post_init__(self) -> None:
-        names = (self.a, self.b, *self.rest)
-        if not self.rest or len(set(names)) < len(names):
-            raise InputError(
-                f"--bank.a, --bank.b and --bank.rest must name different classes, at least one of each; got {names}"
-            )
-        if not 0 <= self.split < SPLITS_OF_GROUPS:
-            raise InputError(f"--bank.split must be 0 to {SPLITS_OF_GROUPS - 1}, got {self.split}")
-        if self.patch_size < 16:
-            raise InputError(f"--bank.patch-size must be at least 16, got {self.patch_size}")
-        if self.mpp is not None and self.mpp <= 0:
-            raise InputError(f"--bank.mpp must be positive, got {self.mpp}")
-        if self.seed < 0:
-            raise InputError(f"--bank.seed must be at least 0, got {self.seed}")
-
-    @property
-    def kinds(self) -> TissueClasses:
-        """The rest first, then a and b."""
-        count = len(self.rest)
-        return TissueClasses((*self.rest, self.a, self.b), tuple(range(count)), (count,), (count + 1,))
+def mosaic_classes(plan: MosaicBankPlan) -> TissueClasses:
+    """The classes of a mosaic: the rest first, then a and b."""
+    count = len(plan.rest)
+    return TissueClasses((*plan.rest, plan.a, plan.b), tuple(range(count)), (count,), (count + 1,))
 
 
 def mosaic_bank(plan: MosaicBankPlan, folder: str | Path, *, workers: int | None = None) -> PatchBank:
@@ -97,7 +53,7 @@ def mosaic_bank(plan: MosaicBankPlan, folder: str | Path, *, workers: int | None
     empty = np.empty(0, np.int64)
     mark = encoder_mark(plan.encoder)
     bank = PatchBank(
-        plan, mark, empty, empty, empty, empty, empty, empty, plan.kinds, plan.patch_size, plan.mpp, hashes
+        plan, mark, empty, empty, empty, empty, empty, empty, mosaic_classes(plan), plan.patch_size, plan.mpp, hashes
     )
     wanted = {name: value for name, value in bank.described().items() if name not in ("split", "seed", "mpp")}
     tensors, record = folder / "bank.safetensors", folder / "bank.json"
@@ -133,7 +89,7 @@ def _encode(
     plan: MosaicBankPlan, mark: EncoderMark, sources: Sequence[Path], index: Path | None, tensors: Path, workers: int
 ) -> dict[str, Any]:
     """Commit features, cls and group of every patch; returns what bank.json says of them."""
-    classes = plan.kinds.names
+    classes = mosaic_classes(plan).names
     images, others = find_images(sources, classes, index)
     batches = [images[start : start + _BATCH] for start in range(0, len(images), _BATCH)]
     features: list[np.ndarray] = []
@@ -187,7 +143,7 @@ def _split(plan: MosaicBankPlan, arrays: dict[str, np.ndarray], groups: Sequence
     """0, 1 or 2 of every row. Groups are dealt to five parts, class by class: one part is test, the next val."""
     part = np.full(len(groups), -1)
     numbers = {name: number for number, name in enumerate(groups)}
-    of_class = [np.unique(arrays["group"][arrays["cls"] == cls]) for cls in range(len(plan.kinds.names))]
+    of_class = [np.unique(arrays["group"][arrays["cls"] == cls]) for cls in range(len(mosaic_classes(plan).names))]
     for cls in sorted(range(len(of_class)), key=lambda cls: len(of_class[cls])):  # the class with least choice first
         here = of_class[cls]
         dealt = np.bincount(part[here][part[here] >= 0], minlength=SPLITS_OF_GROUPS)
@@ -197,8 +153,8 @@ def _split(plan: MosaicBankPlan, arrays: dict[str, np.ndarray], groups: Sequence
             dealt[to] += 1
         if dealt.min() == 0:
             raise InputError(
-                f"mosaic: class {plan.kinds.names[cls]!r} has {len(here)} groups, too few or too much shared with "
-                f"other classes for {SPLITS_OF_GROUPS} parts"
+                f"mosaic: class {mosaic_classes(plan).names[cls]!r} has {len(here)} groups, too few or too much shared "
+                f"with other classes for {SPLITS_OF_GROUPS} parts"
             )
     turned = (part[arrays["group"]] - plan.split) % SPLITS_OF_GROUPS
     return np.where(turned == 0, 2, np.where(turned == 1, 1, 0)).astype(np.int64)

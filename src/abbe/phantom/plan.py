@@ -3,59 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-from abbe.data.splits import SPLITS
-from abbe.errors import InputError
+from abbe.data import SPLITS
 from abbe.phantom.draw import number, pick
+from abbe.phantom.settings import CohortPlan
 
-LABELS = {"needle": ("a", "b"), "mixture": ("low", "high"), "spatial": ("margin", "inside")}
-"""both labels of each task; scores rise towards the second"""
 METASTASIS_RISK = {1: 0.1, 2: 0.35, 3: 0.6}
 """probability that a patient whose tumour has this grade has a metastasis"""
 _NECROSIS = (0.02, 0.40)  # share of a slide in a mixture cohort
-_INSIDE = 60  # patches of a spatial deposit, on average
 _WITHOUT_TUMOUR = 4  # of a mixture cohort's patients, one in so many
-
-
-@dataclass(frozen=True)
-class CohortPlan:
-    """A cohort. Patients have one or two slides; a patient has one site, one stain setting, at most one tumour."""
-
-    fraction: float = 0.01
-    """evidence of the needle task: share of a slide's patches that are tumour (at least one patch)"""
-    slides: tuple[int, int, int] = (300, 100, 200)
-    """slides for train, val and test"""
-    patches: int = 2000
-    """patches a slide, on average; each slide has this ± 25 %"""
-    seed: int = 0
-    """of patients, layouts and draws from the bank"""
-    task: Literal["needle", "mixture", "spatial"] = "needle"
-    """needle: the subtype of a small deposit; mixture: more necrosis than the median slide or less; spatial:
-    lymphocytes inside the tumour or along its margin"""
-    deposit: float = 0.2
-    """mixture: largest share of a slide that is tumour; spatial: share that is tumour with its lymphocytes"""
-
-    def __post_init__(self) -> None:
-        if self.task not in LABELS:
-            raise InputError(f"--plan.task must be one of {', '.join(LABELS)}, got {self.task!r}")
-        if not 0 < self.fraction < 1:
-            raise InputError(f"--plan.fraction must lie in (0, 1), got {self.fraction}")
-        if not 0 < self.deposit <= 0.5:
-            raise InputError(f"--plan.deposit must lie in (0, 0.5], got {self.deposit}")
-        if self.task == "spatial" and self.deposit * self.patches < _INSIDE:
-            raise InputError(
-                f"--plan.deposit {self.deposit:g} of --plan.patches {self.patches} has no inside; "
-                f"the spatial task needs deposit x patches of at least {_INSIDE}"
-            )
-        if len(self.slides) != len(SPLITS) or min(self.slides) < 2:
-            raise InputError(f"--plan.slides needs at least two for each of {', '.join(SPLITS)}, got {self.slides}")
-        if self.patches < 16:
-            raise InputError(f"--plan.patches must be at least 16, got {self.patches}")
-        if self.seed < 0:
-            raise InputError(f"--plan.seed must be at least 0, got {self.seed}")
 
 
 @dataclass(frozen=True)

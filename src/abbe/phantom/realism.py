@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,9 @@ from abbe.data.labelled_images import LabelledImage, expand, find_images, read_i
 from abbe.errors import InputError, SlideError
 from abbe.phantom.bank import SETTINGS
 from abbe.phantom.draw import shuffled
-from abbe.phantom.mosaic import MosaicBankPlan, index_of
+from abbe.phantom.mosaic import index_of
 from abbe.phantom.render.tissue import MPP, TISSUE_CLASSES, render, site_stain
+from abbe.phantom.settings import MosaicBankPlan, RealismSettings
 from abbe.slides.patch_encoders import create_patch_encoder
 from abbe.store import commit
 
@@ -33,28 +33,6 @@ _GAP = 4
 _QUALITY = 90
 
 Pixels = NDArray[np.uint8]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RealismSettings:
-    """What is rendered, what is chosen of the real patches, and what the probe reads."""
-
-    patches: tuple[Path, ...]
-    """folders with a folder or zip per class, or such zips"""
-    out: Path
-    """folder for the montage and the record"""
-    classes: tuple[str, ...] = ("lung_aca", "lung_scc", "lung_n")
-    """classes of real patches to use"""
-    per_group: int = 4
-    """patches of each group, real or rendered"""
-    sites: int = 3
-    """sites of rendered patches"""
-    patch_size: int = 224
-    """side of a patch in pixels, real or rendered"""
-    seed: int = 0
-    """of what is rendered, chosen and folded"""
-    encoder: str = "texture"
-    """patch encoder the probe reads"""
 
 
 def realism(run: RealismSettings) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from abbe.data.splits import SPLITS
+from abbe.data import SPLITS
 from abbe.errors import InputError, StoreError
 from abbe.phantom.bank import PatchBank
 from abbe.phantom.classes import TissueClasses

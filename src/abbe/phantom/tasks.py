@@ -11,8 +11,9 @@ from scipy import ndimage
 from abbe.errors import InputError
 from abbe.phantom.classes import PHANTOM, TissueClasses
 from abbe.phantom.layout import Layout, needle_layout, regions, smooth, tissue_with_deposit
-from abbe.phantom.plan import CohortPlan, Patient
+from abbe.phantom.plan import Patient
 from abbe.phantom.render.tissue import GLASS
+from abbe.phantom.settings import CohortPlan
 
 _LYMPHOCYTES = 0.2  # of a spatial deposit: with more, small ones have no room for them inside
 _RAGGED = 0.4  # borders of a spatial deposit, in patches: a frayed one is all margin

@@ -15,16 +15,17 @@ from joblib import Parallel, delayed
 from PIL import Image
 
 from abbe.console import progress
-from abbe.data.splits import SPLITS
+from abbe.data import SPLITS
 from abbe.errors import InputError, StoreError
-from abbe.phantom.bank import SETTINGS, BankPlan, PatchBank
+from abbe.phantom.bank import SETTINGS, PatchBank
 from abbe.phantom.classes import PHANTOM, TissueClasses
 from abbe.phantom.describe import label_by_median, label_of, labels_table, patches_of_slide, truth_of
 from abbe.phantom.layout import Layout
-from abbe.phantom.plan import LABELS, CohortPlan, Patient, necrosis_shares, patches_of, patients, slide_id
+from abbe.phantom.plan import Patient, necrosis_shares, patches_of, patients, slide_id
 from abbe.phantom.render.slide_file import write_phantom_slide
 from abbe.phantom.render.tissue import site_stain
 from abbe.phantom.scores import difficulty
+from abbe.phantom.settings import LABELS, BankPlan, CohortPlan
 from abbe.phantom.tasks import task_layout
 from abbe.phantom.texts.texts import write_texts
 from abbe.slides.patch_encoders.timm import safe_name

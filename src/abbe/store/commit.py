@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from abbe import __version__
 from abbe.errors import StoreError
+from abbe.version import __version__
 
 SIDECAR = ".sha256.json"
 State = Literal["done", "missing", "unsigned", "torn", "altered"]

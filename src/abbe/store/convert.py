@@ -9,66 +9,25 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from abbe.config import to_dict
 from abbe.console import progress
-from abbe.errors import AbbeError, BagError, ConfigError, InputError, StoreError
+from abbe.errors import AbbeError, BagError, InputError, StoreError
 from abbe.store import clam, commit, pickles, saved, trident
-from abbe.store.bags import LAYOUTS, WRITTEN, layout_of, read_bag, suffix_of, write_bag
+from abbe.store.bags import layout_of, read_bag, suffix_of, write_bag
 from abbe.store.commit import printable
 from abbe.store.outcomes import Outcome, write_outcomes
 from abbe.store.parts import MppMissing, Overrides, as_bag_error, assemble, resolve_patch_size
 from abbe.store.resume import made_before
+from abbe.store.settings import ConvertSettings
 from abbe.store.walk import FeatureFile, find_features
 from abbe.types import Bag
 
-Layout = Literal["auto", "clam", "gigapath", "histgen", "slidechat", "stamp", "tensors", "trident", "wsidata"]
-Written = Literal["clam", "stamp", "tensors", "trident"]
 Said = tuple[float | None, tuple[int, int] | None]
 Facts = Callable[[str], Said]
 """slide_id -> (mpp, level-0 size) of its slide: how a caller who can read slides supplies them"""
 _MPP_MAY_DIFFER = 0.05  # part of the mpp: scanners and tools round it
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConvertSettings:
-    """What to write, and what the files do not say."""
-
-    to: Written = "trident"
-    """layout to write"""
-    layout: Layout = "auto"
-    """layout to read; auto tells it from each file"""
-    patch_size_level0: float | None = None
-    """side of a patch in level-0 pixels, for files that do not say it"""
-    override_mpp: float | None = None
-    """microns a pixel at level 0, for files that do not say it or say it wrongly"""
-    level0_size: tuple[int, int] | None = None
-    """width and height of the slide in level-0 pixels, for files that do not say them"""
-    stride_level0: float | None = None
-    """step between patches in level-0 pixels, for files of overlapping patches that do not say it"""
-    encoder: str | None = None
-    """patch encoder the features must be of; says which where a file holds several, is recorded where it names none"""
-    trust_pickle: bool = False
-    """unpickle files that are pickles inside, in a child process: this RUNS CODE that is in the file"""
-    overwrite: bool = False
-    """convert again what was made from another version of a file, or with other options"""
-    slide: tuple[Path, ...] = ()
-    """slides, or folders of them, that say the mpp and the size of a slide where its feature file does not"""
-
-    def __post_init__(self) -> None:
-        for name, value, known in (("--to", self.to, WRITTEN), ("--layout", self.layout, ("auto", *LAYOUTS))):
-            if value not in known:
-                raise ConfigError(f"{name} is {value!r}; known: {', '.join(known)}")
-        for name in ("patch_size_level0", "override_mpp", "stride_level0"):
-            number = getattr(self, name)
-            if number is not None and not 0 < number < float("inf"):
-                raise ConfigError(f"--{name.replace('_', '-')} is {number:g}; it must be a positive number")
-
-    @property
-    def given(self) -> Overrides:
-        """What the caller supplies for files that do not say it."""
-        return Overrides(self.patch_size_level0, self.override_mpp, self.level0_size, self.encoder, self.stride_level0)
 
 
 def convert_bags(
@@ -81,7 +40,7 @@ def convert_bags(
     """
     settings, out = settings or ConvertSettings(), Path(out)
     found = find_features(inputs, leave_out=out, pickled=pickles.SUFFIXES if settings.trust_pickle else ())
-    job = _Job(out, settings, settings.given, facts)
+    job = _Job(out, settings, _overrides(settings), facts)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -99,6 +58,17 @@ def convert_bags(
         finally:
             write_outcomes(out / "outcomes.csv", outcomes)
     return outcomes
+
+
+def _overrides(settings: ConvertSettings) -> Overrides:
+    """What the caller supplies for files that do not say it."""
+    return Overrides(
+        settings.patch_size_level0,
+        settings.override_mpp,
+        settings.level0_size,
+        settings.encoder,
+        settings.stride_level0,
+    )
 
 
 @dataclass(frozen=True)

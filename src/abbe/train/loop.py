@@ -25,7 +25,8 @@ from abbe.console import progress
 from abbe.data.dataset import Batches
 from abbe.errors import AbbeError, ConfigError, InputError
 from abbe.train import checkpoint
-from abbe.train.recipe import Recipe, Schedule, make_optimizer
+from abbe.train.optim import Schedule, make_optimizer
+from abbe.train.recipe import Recipe
 
 
 class Batch(Protocol):

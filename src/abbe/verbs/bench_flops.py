@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from abbe.bench.flops import bench_flops, markdown
 from abbe.verbs.benchmark import Benchmark
 
 
@@ -18,6 +17,8 @@ class BenchFlops(Benchmark):
     """
 
     def run(self) -> int:
+        from abbe.bench.flops import bench_flops, markdown
+
         found = bench_flops()
         self.publish("flops", found, markdown(found))
         return 0

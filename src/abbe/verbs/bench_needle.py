@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from abbe.bench.needle import NeedleSettings, bench_needle, curves_picture, markdown
+from abbe.bench.settings import NeedleSettings
 from abbe.verbs.benchmark import Benchmark
 
 
@@ -23,6 +23,8 @@ class BenchNeedle(NeedleSettings, Benchmark):
     """
 
     def run(self) -> int:
+        from abbe.bench.needle import bench_needle, curves_picture, markdown
+
         found = bench_needle(self)
         self.publish("needle", found, markdown(found), png=curves_picture(found))
         return 0

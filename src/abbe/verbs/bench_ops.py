@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from abbe.bench.ops import OpsSettings, bench_ops, markdown
+from abbe.bench.settings import OpsSettings
 from abbe.verbs.benchmark import Benchmark
 
 
@@ -18,6 +18,8 @@ class BenchOps(OpsSettings, Benchmark):
     """
 
     def run(self) -> int:
+        from abbe.bench.ops import bench_ops, markdown
+
         found = bench_ops(self)
         self.publish("ops", found, markdown(found))
         return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from abbe.bench.slots import SlotsSettings, bench_slots, markdown
+from abbe.bench.settings import SlotsSettings
 from abbe.verbs.benchmark import Benchmark
 
 
@@ -22,6 +22,8 @@ class BenchSlots(SlotsSettings, Benchmark):
     """
 
     def run(self) -> int:
+        from abbe.bench.slots import bench_slots, markdown
+
         found = bench_slots(self)
         self.publish("slots" if self.standardize else "slots-raw", found, markdown(found))
         return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from abbe.bench.texture import TextureSettings, bench_texture, markdown
+from abbe.bench.settings import TextureSettings
 from abbe.verbs.benchmark import Benchmark
 
 
@@ -18,6 +18,8 @@ class BenchTexture(TextureSettings, Benchmark):
     """
 
     def run(self) -> int:
+        from abbe.bench.texture import bench_texture, markdown
+
         found = bench_texture(self)
         self.publish("texture", found, markdown(found))
         return 0

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from abbe.bench.record import write_result
 from abbe.console import result
 
 
@@ -22,6 +21,8 @@ class Benchmark:
     def publish(self, name: str, found: dict[str, Any], page: str, *, png: bytes | None = None) -> None:
         """Print a result, and write it to the folder of results where there is one."""
         if self.results is not None:
+            from abbe.bench.record import write_result
+
             path = write_result(self.results, name, found, page)
             if png is not None:
                 path.with_suffix(".png").write_bytes(png)

@@ -9,10 +9,7 @@ from pathlib import Path
 import tyro
 
 from abbe.console import result
-from abbe.data.labelled_images import passed_over
-from abbe.phantom.mosaic import MosaicBankPlan, mosaic_bank
-from abbe.phantom.plan import CohortPlan
-from abbe.phantom.writer import write_cohort
+from abbe.phantom.settings import CohortPlan, MosaicBankPlan
 
 
 @dataclass(frozen=True)
@@ -42,6 +39,10 @@ class MosaicCohort:
     """print the result as JSON"""
 
     def run(self) -> int:
+        from abbe.data.labelled_images import passed_over
+        from abbe.phantom.mosaic import mosaic_bank
+        from abbe.phantom.writer import write_cohort
+
         plan = replace(self.bank, patches=tuple(map(str, self.patches)))
         folder = self.bank_folder or self.out / "bank"
         rows = mosaic_bank(plan, folder, workers=self.workers)

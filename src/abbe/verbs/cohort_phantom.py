@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from abbe.console import result
-from abbe.phantom.bank import BankPlan, bank
-from abbe.phantom.plan import CohortPlan
-from abbe.phantom.writer import write_cohort, write_pixel_cohort
+from abbe.phantom.settings import BankPlan, CohortPlan
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,9 @@ class PhantomCohort:
     """print the result as JSON"""
 
     def run(self) -> int:
+        from abbe.phantom.bank import bank
+        from abbe.phantom.writer import write_cohort, write_pixel_cohort
+
         if self.level == "pixels":
             record = write_pixel_cohort(self.out, self.plan, self.bank, texts=self.texts, workers=self.workers)
             text = f"{record['slides']} slides in {self.out / 'slides'}"

@@ -8,8 +8,7 @@ from pathlib import Path
 import tyro
 
 from abbe.console import result
-from abbe.data.labelled_images import passed_over
-from abbe.phantom.realism import RealismSettings, realism
+from abbe.phantom.settings import RealismSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +30,9 @@ class Realism(RealismSettings):
     """print the result as JSON"""
 
     def run(self) -> int:
+        from abbe.data.labelled_images import passed_over
+        from abbe.phantom.realism import realism
+
         found = realism(self)
         value = found["balanced_accuracy"]
         counts = found["patches"]

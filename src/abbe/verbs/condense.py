@@ -9,7 +9,6 @@ import tyro
 
 from abbe.console import result
 from abbe.slides.settings import EncodeSettings
-from abbe.verbs.steps import condense_source
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,8 @@ class CondenseSlide:
     """print the result as JSON"""
 
     def run(self) -> int:
+        from abbe.verbs.steps import condense_source
+
         settings = EncodeSettings(mpp=self.mpp, patch_size=self.patch_size, override_mpp=self.override_mpp)
         condensed = condense_source(self.source, self.model, self.out, settings)
         about, used, n = condensed.about, int(condensed.mask.sum()), len(condensed.coords)

@@ -8,9 +8,7 @@ from pathlib import Path
 import tyro
 
 from abbe.console import result
-from abbe.slides.facts import slide_facts
-from abbe.store.convert import ConvertSettings, convert_bags
-from abbe.store.outcomes import exit_code, summary
+from abbe.store.settings import ConvertSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +31,10 @@ class Convert(ConvertSettings):
     """print the outcomes as JSON"""
 
     def run(self) -> int:
+        from abbe.slides.facts import slide_facts
+        from abbe.store.convert import convert_bags
+        from abbe.store.outcomes import exit_code, summary
+
         facts = slide_facts(self.slide) if self.slide else None
         outcomes = convert_bags(self.inputs, self.out, self, facts=facts)
         text = summary(outcomes, self.out / "outcomes.csv")

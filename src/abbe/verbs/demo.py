@@ -1,52 +1,15 @@
-"""`abbe demo`: the whole road on slides that are rendered here, with a page at its end."""
+"""`abbe demo`."""
 
 from __future__ import annotations
 
-import resource
-import time
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
-import numpy as np
-import pandas as pd
-
-from abbe.console import result, say
-from abbe.errors import AbbeError
-from abbe.evaluate.compare import Contender, predictions_on_test, scored, train_all
-from abbe.phantom.bank import SETTINGS, BankPlan, PatchBank, bank
-from abbe.phantom.layout import needle_layout
-from abbe.phantom.plan import CohortPlan
-from abbe.phantom.render.slide_file import write_phantom_slide
-from abbe.phantom.render.tissue import TISSUE_CLASSES, site_stain
-from abbe.phantom.scores import ceiling_scores
-from abbe.phantom.writer import features_folder, write_cohort
-from abbe.slides.encode import encode_slides
-from abbe.slides.settings import EncodeSettings
-from abbe.store import commit
-from abbe.store.outcomes import Outcome
-from abbe.store.trident import features_path, job_name
-from abbe.train.recipe import Recipe
-from abbe.verbs.steps import condense_source
-from abbe.view.heatmap import draw, thumbnail_for
-from abbe.view.overlay import overview_picture, truth_picture
-from abbe.view.plots import figures_with_intervals, training_curves
-from abbe.view.report import Picture, Section, write_report
-
-CONTENDERS = (
-    Contender("none", 1.0, "attention"),
-    Contender("tcssa", 32, "attention"),
-    Contender("random", 32, "attention"),
-    Contender("mean", 1, "mean"),
-)
-_SIDE = 16  # patches a side of a pixel-level slide: 4,096 pixels
-_PATCHES = 180
-_EVIDENCE = 0.05  # of a pixel-level slide: a deposit of nine patches, large enough to be seen in a picture
-_TUMOURS = ("tumour_a2", "tumour_b2", "tumour_b1")
+from abbe.console import result
+from abbe.verbs.settings import DemoSettings
 
 
-@dataclass(frozen=True)
-class Demo:
+@dataclass(frozen=True, kw_only=True)
+class Demo(DemoSettings):
     """The tour: render phantom slides, encode them, train four ways of condensing, compare, draw, and write a page.
 
     Example:
@@ -55,204 +18,15 @@ class Demo:
     Ends with OUT/report.html. The same command again does only what is missing.
     """
 
-    out: Path = Path("demo")
-    """folder of everything the tour makes"""
-    plan: CohortPlan = field(default_factory=lambda: CohortPlan(0.01, (200, 60, 120), 1000))
-    """the cohort that is learned from"""
-    bank: BankPlan = field(default_factory=lambda: BankPlan(normal=(6, 2, 4), tumour=(12, 4, 8)))
-    """the rendered patches it is drawn from"""
-    recipe: Recipe = field(default_factory=lambda: Recipe(epochs=20, lr=1e-3, early_stop=20, plateau_patience=20))
-    """how each model is trained"""
-    draws: int = 1000
-    """bootstrap samples of patients behind each interval"""
-    workers: int | None = None
-    """processes (default: one a core)"""
     json: bool = False
     """print the result as JSON"""
 
     def run(self) -> int:
+        from abbe.metrics.bootstrap import shown
+        from abbe.verbs.tour import tour
+
         report = tour(self)
         rows = [f"  {name:<20} AUROC {shown(row['auroc'])}" for name, row in report["figures"].items()]
         text = "\n".join(["held-out patients, 95 % intervals:", *rows, f"open {self.out / 'report.html'}"])
         result(text, report, json_output=self.json)
         return 0
-
-
-def tour(run: Demo) -> dict[str, Any]:
-    """Every step in order; returns the figures the page shows."""
-    clock = _Clock()
-    slides = render_slides(run)
-    clock.lap("render three slides of 4,096 × 4,096 pixels")
-    outcomes = encode_slides(slides, run.out / "encoded", EncodeSettings(workers=run.workers))
-    failed = [o for o in outcomes if o.outcome != "done"]
-    if failed:
-        raise AbbeError(f"{failed[0].path}: {failed[0].outcome} at {failed[0].stage}: {failed[0].reason}")
-    clock.lap(f"find tissue and encode {sum(o.patches for o in outcomes)} patches")
-    rows = bank(run.bank, run.out / "bank", workers=run.workers)
-    clock.lap(f"render and encode a bank of {len(rows.cls)} patches")
-    cohort = run.out / "cohort"
-    record = write_cohort(cohort, run.plan, rows)
-    clock.lap(f"draw {record['slides']} slides from it")
-    reports = train_all(
-        CONTENDERS,
-        features=features_folder(cohort, run.bank.encoder),
-        labels=cohort / "labels.csv",
-        out=run.out / "runs",
-        recipe=run.recipe,
-        seeds=[run.recipe.seed],
-        workers=run.workers,
-        draws=run.draws,
-    )
-    clock.lap(f"train and evaluate {len(CONTENDERS)} models")
-    figures = {name: found[0]["figures"]["test"] for name, found in reports.items()}
-    figures |= _bounds(run, rows)
-    model = run.out / "runs" / CONTENDERS[1].name / f"seed{run.recipe.seed}" / "model"
-    pictures = _pictures(run, slides, outcomes, model)
-    clock.lap("condense the slides and draw")
-    found = {"figures": figures, "difficulty": record["difficulty"], "seconds": clock.laps, "peak_gib": peak_gib()}
-    _write_page(run, found, reports, record, outcomes, pictures)
-    return found
-
-
-def render_slides(run: Demo) -> list[Path]:
-    """Three pixel-level slides with one tumour deposit each; whole ones of an earlier tour are kept."""
-    paths = []
-    for number, tumour in enumerate(_TUMOURS):
-        rng = np.random.default_rng([run.plan.seed, number])
-        cls = TISSUE_CLASSES.index(tumour)
-        layout = needle_layout(rng, _PATCHES, tumour_class=cls, fraction=_EVIDENCE, shape=(_SIDE, _SIDE))
-        slide_id = f"phantom-{number + 1}-{tumour}"
-        path = run.out / "slides" / f"{slide_id}.tiff"
-        if not commit.is_done(path):
-            stain = site_stain(number % run.bank.sites, number % SETTINGS, run.bank.seed)
-            write_phantom_slide(run.out, slide_id, layout, stain=stain, seed=run.plan.seed + number)
-        paths.append(path)
-    return paths
-
-
-def _bounds(run: Demo, rows: PatchBank) -> dict[str, Any]:
-    """What the truth allows: `ceiling`, patches counted as a probe sees them, and `oracle`, the truth map itself."""
-    table = predictions_on_test(run.out / "runs", CONTENDERS[0].name, [run.recipe.seed])[0]
-    seen = ceiling_scores(run.out / "cohort", rows, table["slide_id"].tolist())
-    labels = (table["label"] == "b").to_numpy(int)
-    scores = {"ceiling": seen, "oracle": labels.astype(float)}
-    cases = table["case_id"].tolist()
-    return {name: {"auroc": scored(labels, score, cases, draws=run.draws).as_dict()} for name, score in scores.items()}
-
-
-def _pictures(run: Demo, slides: list[Path], outcomes: list[Outcome], model: Path) -> list[Picture]:
-    job = run.out / "encoded" / job_name(0.5, 256, 0)
-    pictures = []
-    for slide, outcome in zip(slides, outcomes, strict=True):
-        bag = features_path(job, run.bank.encoder, outcome.slide_id)
-        tokens = condense_source(bag, str(model), run.out / "tokens" / f"{outcome.slide_id}.safetensors")
-        said = ", ".join(f"{name}: {share:.2f}" for name, share in tokens.about["probabilities"].items())
-        truth = run.out / "truth" / f"{outcome.slide_id}.png"
-        thumbnail = thumbnail_for(slide, tokens)
-        drawn = {"truth": truth_picture(thumbnail, truth, TISSUE_CLASSES), **draw(slide, tokens)}
-        overview = overview_picture(thumbnail, tokens, truth, TISSUE_CLASSES)
-        overview_path = run.out / "pictures" / f"{outcome.slide_id}_overview.png"
-        commit.write_bytes(overview_path, overview, format="picture")
-        captions = {
-            "truth": f"{outcome.slide_id}: the truth map. The model says {said}.",
-            "slots": "Patches by the slot they mostly went to.",
-            "weight": "How much of what the prediction was read from came through each patch.",
-            "gallery": "Most typical patches of the largest slots.",
-        }
-        for name, png in drawn.items():
-            commit.write_bytes(run.out / "pictures" / f"{outcome.slide_id}_{name}.png", png, format="picture")
-            pictures.append(Picture(png, captions[name]))
-    return pictures
-
-
-def _write_page(
-    run: Demo,
-    found: dict[str, Any],
-    reports: dict[str, list[dict[str, Any]]],
-    record: dict[str, Any],
-    outcomes: list[Outcome],
-    pictures: list[Picture],
-) -> None:
-    figures, probe = found["figures"], found["difficulty"]
-    first = reports[CONTENDERS[0].name][0]
-    n, patients = first["slides"]["test"], first["patients"]["test"]
-    rows = [[name, shown(row["auroc"]), shown(row.get("balanced_accuracy"))] for name, row in figures.items()]
-    histories = {
-        c.name: pd.read_csv(run.out / "runs" / c.name / f"seed{run.recipe.seed}" / "history.csv") for c in CONTENDERS
-    }
-    chart = figures_with_intervals(
-        [(name, row["auroc"]) for name, row in figures.items()], label="AUROC on held-out patients", chance=0.5
-    )
-    task = (
-        f"A slide holds about {run.plan.patches} patches; {run.plan.fraction:.1%} of them are one tumour deposit. The "
-        "question is its subtype, a or b. Everything else on the slide says nothing about it."
-    )
-    basis = (
-        f"{first['slides']['train']} slides to train on, {first['slides']['val']} to stop by, {n} slides of {patients} "
-        "other patients to measure on; no patient and no rendered patch serves two of the three. "
-        f"One seed ({run.recipe.seed}); intervals resample patients. “none” keeps every patch; “ceiling” counts "
-        "patches by subtype as a linear probe of single patches sees them (balanced accuracy over 12 classes "
-        f"{probe['probe_all_classes']:.2f}, a2 against b2 {probe['probe_a2_b2']:.2f}); “oracle” reads the truth map."
-    )
-    haste = (
-        f"Every model had {run.recipe.epochs} epochs. That is little for “none”: attention over all patches may need "
-        "more to find a needle at all (see the curves). abbe bench needle trains longer, and over several seeds."
-    )
-    road = "Three slides were rendered pixel by pixel, opened with OpenSlide, cut into patches and condensed by tcssa."
-    caution = (
-        "Phantom slides are procedural renderings with known truth, not tissue: they show what a method keeps and "
-        "loses, not how it will do in a clinic."
-    )
-    sections = [
-        Section(
-            "What is compared",
-            [task, basis, haste],
-            ["method – tokens – pooling", "AUROC [95 %]", "balanced accuracy [95 %]"],
-            rows,
-            [Picture(chart, "Figures of the table."), Picture(training_curves(histories), "How training went.")],
-        ),
-        Section("What was kept, on the slide", [road], pictures=pictures),
-        Section(
-            "Outcomes of encoding",
-            columns=["slide", "outcome", "patches"],
-            rows=[[o.slide_id, o.outcome, o.patches] for o in outcomes],
-        ),
-        Section(
-            "What it rests on",
-            [
-                f"Peak memory of the largest process: {found['peak_gib']:.2f} GiB.",
-                f"Labels table sha256 {record['labels_sha256']}; truth sha256 {record['truth_sha256']}.",
-                caution,
-            ],
-            ["step", "seconds"],
-            [[step, f"{seconds:.1f}"] for step, seconds in found["seconds"].items()],
-        ),
-    ]
-    write_report(run.out / "report.html", "Abbe: a tour on phantom slides", sections)
-
-
-def shown(value: dict[str, Any] | None) -> str:
-    """A figure with its interval, or a dash."""
-    if value is None or value["value"] is None:
-        return "–"
-    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
-
-
-def peak_gib() -> float:
-    """Largest resident memory of this process or of any child that has ended, in GiB."""
-    kib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return kib / 2**20
-
-
-class _Clock:
-    """Seconds a step, said as they pass."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.monotonic()
-
-    def lap(self, step: str) -> None:
-        now = time.monotonic()
-        self.laps[step] = now - self._last
-        self._last = now
-        say(f"{self.laps[step]:6.1f} s  {step}")

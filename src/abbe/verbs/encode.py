@@ -8,9 +8,7 @@ from pathlib import Path
 import tyro
 
 from abbe.console import result
-from abbe.slides.encode import encode_slides
 from abbe.slides.settings import EncodeSettings
-from abbe.store.outcomes import exit_code, summary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +31,9 @@ class Encode(EncodeSettings):
     """print the outcomes as JSON"""
 
     def run(self) -> int:
+        from abbe.slides.encode import encode_slides
+        from abbe.store.outcomes import exit_code, summary
+
         outcomes = encode_slides(self.slides, self.out, self)
         text = summary(outcomes, self.out / "outcomes.csv")
         result(text, [asdict(outcome) for outcome in outcomes], json_output=self.json)

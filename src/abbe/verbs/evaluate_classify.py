@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from abbe.console import result
-from abbe.evaluate.protocols.classify import EvaluationSettings, evaluate_classifier
-from abbe.metrics.bootstrap import shown
+from abbe.evaluate.settings import EvaluationSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +24,9 @@ class EvaluateClassify(EvaluationSettings):
     """print the result as JSON"""
 
     def run(self) -> int:
+        from abbe.evaluate.protocols.classify import evaluate_classifier
+        from abbe.metrics.bootstrap import shown
+
         report = evaluate_classifier(self, self.out)
         lines = [f"slides: {report['slides']}, patients: {report['patients']}"]
         lines += [f"{name}: {shown(value)}" for name, value in report["metrics"].items()]

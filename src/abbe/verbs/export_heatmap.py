@@ -10,10 +10,6 @@ import tyro
 from abbe.console import result, say
 from abbe.errors import ConfigError
 from abbe.slides.settings import EncodeSettings
-from abbe.store.commit import write_bytes
-from abbe.store.tokens import read_tokens
-from abbe.verbs.steps import condense_source
-from abbe.view.heatmap import draw
 
 
 @dataclass(frozen=True)
@@ -46,6 +42,11 @@ class ExportHeatmap:
     """print the result as JSON"""
 
     def run(self) -> int:
+        from abbe.store.commit import write_bytes
+        from abbe.store.tokens import read_tokens
+        from abbe.verbs.steps import condense_source
+        from abbe.view.heatmap import draw
+
         if (self.tokens is None) == (self.model is None):
             raise ConfigError("give --tokens, or --model to condense the slide now; one of the two")
         if self.tokens is not None:

@@ -9,9 +9,6 @@ import tyro
 
 from abbe.console import result
 from abbe.errors import ConfigError
-from abbe.models.hub import load
-from abbe.store.commit import write_bytes
-from abbe.view.tsne import sample, tsne_picture
 
 
 @dataclass(frozen=True)
@@ -40,6 +37,10 @@ class ExportTsne:
     """print the result as JSON"""
 
     def run(self) -> int:
+        from abbe.models.hub import load
+        from abbe.store.commit import write_bytes
+        from abbe.view.tsne import sample, tsne_picture
+
         if not self.features:
             raise ConfigError("give at least one folder of feature files")
         if self.patches < 50:

@@ -9,7 +9,6 @@ import tyro
 
 from abbe.console import result
 from abbe.inspection.finding import InspectSettings
-from abbe.inspection.paths import inspect_paths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +28,8 @@ class Inspect(InspectSettings):
     """print the findings as JSON"""
 
     def run(self) -> int:
+        from abbe.inspection.paths import inspect_paths
+
         findings = inspect_paths(self.paths, self)
         result(
             "\n\n".join(finding.lines() for finding in findings),

@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from accelerate import PartialState
-
 from abbe.console import result
-from abbe.evaluate.protocols.holdout import HoldoutSettings, train_classifier
-from abbe.metrics.bootstrap import shown
+from abbe.evaluate.settings import HoldoutSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +26,11 @@ class TrainClassify(HoldoutSettings):
     """print the result as JSON"""
 
     def run(self) -> int:
+        from accelerate import PartialState
+
+        from abbe.evaluate.protocols.holdout import train_classifier
+        from abbe.metrics.bootstrap import shown
+
         report = train_classifier(self, self.out)
         main = PartialState().is_main_process
         if PartialState().num_processes > 1:  # a process that leaves while another still talks to it aborts it

@@ -8,7 +8,6 @@ from pathlib import Path
 import tyro
 
 from abbe.console import result
-from abbe.store.verify import MEANING, verify
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,8 @@ class Verify:
     """print the findings as JSON"""
 
     def run(self) -> int:
+        from abbe.store.verify import MEANING, verify
+
         counted, found = verify(self.folder)
         lines = [f"{path}: {MEANING[kind]}" for path, kind in found]
         text = "\n".join([*lines, f"{counted['done']} files whole, {len(found)} findings"])

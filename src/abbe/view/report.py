@@ -9,8 +9,8 @@ from pathlib import Path
 
 import jinja2
 
-from abbe import __version__
 from abbe.store.commit import write_text
+from abbe.version import __version__
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from abbe.data.dataset import LabelledBatch
 from abbe.errors import CheckpointError, ConfigError, InputError, MissingCoordinates, TableError
 from abbe.evaluate.protocols import holdout
 from abbe.evaluate.protocols.classify import evaluate_classifier
-from abbe.evaluate.protocols.holdout import HoldoutSettings, train_classifier
+from abbe.evaluate.protocols.holdout import train_classifier
+from abbe.evaluate.settings import HoldoutSettings
 from abbe.metrics.predictions import read_predictions
 from abbe.store.commit import is_done
 from abbe.store.verify import verify
@@ -229,7 +230,8 @@ def test_a_head_of_torchmil_trains_and_is_loaded_again(tmp_path: Path, cohort: t
 
 
 def test_heads_of_torchmil_refuse_classes_they_cannot_serve() -> None:
-    from abbe.models.classifier import Classifier, ClassifierConfig
+    from abbe.models.classifier import Classifier
+    from abbe.models.config import ClassifierConfig
 
     with pytest.raises(ConfigError, match=r"pooling 'clam': .* two classes, not 3; abmil is the same pooling"):
         ClassifierConfig(dim=4, classes=("a", "b", "c"), pooling="clam")
@@ -262,7 +264,8 @@ def test_refusals_before_any_work(tmp_path: Path, cohort: tuple[Path, Path]) -> 
 
 @pytest.mark.parametrize("pooling", ["clam", "dsmil"])
 def test_what_a_pooling_teaches_single_tokens_is_in_the_loss(pooling: str) -> None:
-    from abbe.models.classifier import Classifier, ClassifierConfig
+    from abbe.models.classifier import Classifier
+    from abbe.models.config import ClassifierConfig
 
     model = Classifier(ClassifierConfig(dim=16, classes=("a", "b"), condenser="none", pooling=pooling)).eval()  # type: ignore[arg-type]
     batch = LabelledBatch(make_batch([30, 40]), torch.tensor([0, 1]))
@@ -336,7 +339,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, cohort: tuple[P
 
 
 def test_pooling_honours_weight_and_mask() -> None:
-    from abbe.models.classifier import Classifier, ClassifierConfig
+    from abbe.models.classifier import Classifier
+    from abbe.models.config import ClassifierConfig
     from abbe.types import TokenBatch
 
     batch = make_batch([6], dim=16)

@@ -2,50 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from abbe import __version__
+from abbe.data import SPLITS
 from abbe.data.cohort import Cohort, load_cohort
 from abbe.data.labels import read_labels
-from abbe.data.splits import SPLITS
 from abbe.errors import ConfigError, TableError
 from abbe.evaluate.predict import predict
+from abbe.evaluate.settings import EvaluationSettings
 from abbe.metrics.predictions import all_metrics, read_predictions, summary, write_predictions
 from abbe.models.classifier import Classifier
 from abbe.models.hub import load
 from abbe.store import commit
 from abbe.store.aliases import same_encoder
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationSettings:
-    """A model and a labelled cohort, or predictions made before."""
-
-    model: str | None = None
-    """model folder, or hub id"""
-    features: Path | None = None
-    """folder of <slide_id>.h5 feature files"""
-    labels: Path | None = None
-    """csv with slide_id, case_id, a label column, and split where --split is given"""
-    predictions: Path | None = None
-    """predictions.parquet of an earlier run, instead of model, features and labels"""
-    label: str = "label"
-    """column of the labels table"""
-    split: str | None = None
-    """only the slides of this split (train | val | test); all slides otherwise"""
-    draws: int = 1000
-    """bootstrap samples of patients behind each interval"""
-    allow_missing: bool = False
-    """go on without slides whose features are missing, broken or empty; they are listed in the result"""
-
-    def __post_init__(self) -> None:
-        given = (self.model, self.features, self.labels)
-        if self.predictions is not None and any(given):
-            raise ConfigError("give either --predictions, or --model, --features and --labels")
-        if self.predictions is None and not all(given):
-            raise ConfigError("--model, --features and --labels go together; or give --predictions")
+from abbe.version import __version__
 
 
 def evaluate_classifier(settings: EvaluationSettings, out: Path) -> dict[str, Any]:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from accelerate import PartialState
 
-from abbe import __version__
 from abbe.config import only
-from abbe.data.cohort import Cohort, CohortSettings, read_cohort
+from abbe.data.cohort import Cohort, read_cohort
 from abbe.data.dataset import SlideDataset
 from abbe.evaluate.predict import predict
+from abbe.evaluate.settings import HoldoutSettings
 from abbe.metrics.bootstrap import shown
 from abbe.metrics.predictions import all_metrics, summary, write_predictions
 from abbe.models.classifier import Classifier
@@ -23,22 +23,13 @@ from abbe.store import commit
 from abbe.store.resume import check_unchanged
 from abbe.train import checkpoint
 from abbe.train.loop import fit
-from abbe.train.objectives.classify import DEFAULT_TOKENS, ClassifierSettings, ClassifyObjective, plan_classifier
+from abbe.train.objectives.classify import ClassifyObjective, plan_classifier
+from abbe.train.recipe import Recipe
+from abbe.train.settings import DEFAULT_TOKENS
+from abbe.version import __version__
 
 RESULT_VERSION = 2
 _REMEDY = "use another --out, or --no-resume to start again here"
-
-
-@dataclass(frozen=True, kw_only=True)
-class HoldoutSettings(CohortSettings, ClassifierSettings):
-    """A run: its cohort, its model, and how it is measured."""
-
-    draws: int = 1000
-    """bootstrap samples of patients behind each interval"""
-    resume: bool = True
-    """go on from this folder's checkpoint; --no-resume starts again"""
-    cpu: bool = False
-    """train on the CPU even where there is an accelerator"""
 
 
 def train_classifier(settings: HoldoutSettings, out: Path) -> dict[str, Any]:
@@ -102,8 +93,7 @@ def _in_effect(given: dict[str, Any]) -> dict[str, Any]:
     full = {**json.loads(json.dumps(defaults, default=str)), **given}
     if full["tokens"] is None and full["condenser_init"] is None:
         full["tokens"] = DEFAULT_TOKENS
-    recipe = ClassifierSettings().recipe
-    full["recipe"] = {**json.loads(json.dumps(vars(recipe))), **full.get("recipe", {})}
+    full["recipe"] = {**json.loads(json.dumps(vars(Recipe()))), **full.get("recipe", {})}
     return full
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from abbe.data.splits import SPLITS
+from abbe.data import SPLITS
 from abbe.errors import InputError
 from abbe.phantom.render.tissue import TISSUE_CLASSES
 

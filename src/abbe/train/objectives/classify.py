@@ -5,48 +5,23 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tyro.conf import arg
 
-from abbe.condensers import list_condensers
 from abbe.data.cohort import Cohort
 from abbe.data.dataset import LabelledBatch, SlideDataset, SlideRecord, collate
 from abbe.errors import ConfigError
 from abbe.metrics.classification import METRICS, quadratic_kappa
-from abbe.models.classifier import Classifier, ClassifierConfig, Pooling
+from abbe.models.classifier import Classifier
+from abbe.models.config import ClassifierConfig
 from abbe.train.loop import Step
-from abbe.train.objectives.warm_start import CondenserTrain, check_frozen, starting_model, take_over
-from abbe.train.recipe import Recipe
+from abbe.train.objectives.warm_start import check_frozen, starting_model, take_over
+from abbe.train.settings import DEFAULT_TOKENS, ClassifierSettings
 from abbe.types import Bag
-
-DEFAULT_TOKENS = 32
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassifierSettings:
-    """What is trained, and how."""
-
-    condenser: Annotated[str, arg(metavar="|".join(list_condensers()))] = "tcssa"
-    """method that condenses a slide's patches"""
-    tokens: int | float | None = None
-    """budget: a count, or a keep rate in (0, 1]; 32, or what --condenser-init has, unless given"""
-    condenser_options: tuple[str, ...] = ()
-    """further options of the condenser, as name=value, e.g. aux_weight=0.01"""
-    condenser_init: str | None = None
-    """classifier (folder or hub id) whose condenser, with its scale of features, this one starts from"""
-    condenser_train: CondenserTrain = "joint"
-    """joint: the condenser learns with the head; frozen: it stays as --condenser-init gave it"""
-    pooling: Pooling = "mean"
-    """how the head pools tokens; abmil, clam, dsmil and transmil are torchmil's"""
-    standardize: bool = True
-    """bring features to zero mean and unit spread by the training patches; --no-standardize takes them as they are"""
-    recipe: Recipe = field(default_factory=Recipe)
-    """how the model is trained"""
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,14 +6,11 @@ own predictions, begin anew. Sources: TC-SSA trains jointly; its README takes a 
 
 from __future__ import annotations
 
-from typing import Literal
-
 from abbe.errors import CheckpointError, ConfigError
 from abbe.models.classifier import Classifier
 from abbe.models.hub import load
 from abbe.store.aliases import same_encoder
-
-CondenserTrain = Literal["joint", "frozen"]
+from abbe.train.settings import CondenserTrain
 
 
 def check_frozen(train: CondenserTrain, init: str | None) -> None:

@@ -1,0 +1,114 @@
+"""What each benchmark measures, and how. Imports nothing heavy, so that `--help` costs little."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
+
+from abbe.condensers import list_condensers
+from abbe.phantom.settings import BankPlan, MosaicBankPlan
+
+METHODS = arg(metavar=f"[{'|'.join(list_condensers())} ...]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeedleSettings:
+    """What `abbe bench needle` measures, and how."""
+
+    out: Path
+    """working folder: bank, cohorts, runs"""
+    condensers: Annotated[tuple[str, ...], METHODS] = ("tcssa", "random", "mean", "none")
+    """methods to compare, any that is registered; with none among them each is also compared with it"""
+    tokens: int = 32
+    """budget of those that have one"""
+    fractions: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1)
+    """evidence: shares of a slide's patches that are tumour"""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """training seeds"""
+    rates: tuple[float, ...] = (3e-4, 1e-3)
+    """learning rates to choose from on validation slides"""
+    tune_at: float = 0.01
+    """fraction at which they are chosen"""
+    slides: tuple[int, int, int] = (300, 100, 200)
+    """slides for train, val and test"""
+    patches: int = 2000
+    """patches a slide"""
+    epochs: int = 25
+    """epochs of every run"""
+    bank: BankPlan = field(default_factory=BankPlan)
+    """the rendered patches the cohorts are drawn from"""
+    workers: int | None = None
+    """runs at a time (default: one a core)"""
+    draws: int = 1000
+    """bootstrap samples behind each interval"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotsSettings:
+    """What `abbe bench slots` measures, and how."""
+
+    out: Path
+    """working folder: banks, cohorts, runs"""
+    weights: tuple[float, ...] = (0.0, 0.01, 0.1, 1.0)
+    """values of λ"""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """one bank split, cohort and initialisation each"""
+    fraction: float = 0.01
+    """evidence: share of a slide's patches that are tumour"""
+    artefacts: float = 0.05
+    """share of a slide's patches that are artefacts"""
+    slides: tuple[int, int, int] = (160, 50, 120)
+    """slides for train, val and test"""
+    patches: int = 600
+    """patches a slide"""
+    epochs: int = 20
+    """epochs of every run, at a constant rate; the best on validation slides is kept"""
+    rate: float = 1e-3
+    """learning rate"""
+    tokens: int = 32
+    """slots"""
+    standardize: bool = True
+    """bring features to one scale, as `abbe train classify` does; --no-standardize takes them as they come"""
+    bank: BankPlan = field(default_factory=lambda: BankPlan(normal=(8, 3, 6), tumour=(14, 5, 10)))
+    """the rendered patches"""
+    mosaic: tuple[Path, ...] = ()
+    """folders or zips of real labelled patches, for the same study on mosaics"""
+    mosaic_bank: MosaicBankPlan = field(default_factory=MosaicBankPlan)
+    """which of their classes are what"""
+    workers: int | None = None
+    """runs at a time (default: one a core)"""
+    draws: int = 1000
+    """bootstrap samples behind each interval"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpsSettings:
+    """What `abbe bench ops` measures, and how."""
+
+    patches: int = 100_000
+    """patches of the slide, N"""
+    width: int = 1024
+    """width of a feature, D"""
+    slots: int = 32
+    """slots, K"""
+    rounds: int = 7
+    """rounds timed, ours and dense in turn, after one to warm up"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextureSettings:
+    """What `abbe bench texture` measures, and how."""
+
+    patches: Path | None = None
+    """LC25000 as a folder or zip with index.csv, for a linear probe beside the speed; only the speed without it"""
+    repeats: int = 10
+    """repetitions of the probe's cross-validation"""
+    side: int = 256
+    """pixels of a patch's side"""
+    per_class: int = 4
+    """patches of each of the twelve classes in a round"""
+    rounds: int = 9
+    """rounds timed, after one to warm up"""

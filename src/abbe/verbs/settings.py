@@ -1,0 +1,27 @@
+"""What the tour makes, and how much of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from abbe.phantom.settings import BankPlan, CohortPlan
+from abbe.train.recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSettings:
+    """Sizes and seeds of the tour."""
+
+    out: Path = Path("demo")
+    """folder of everything the tour makes"""
+    plan: CohortPlan = field(default_factory=lambda: CohortPlan(0.01, (200, 60, 120), 1000))
+    """the cohort that is learned from"""
+    bank: BankPlan = field(default_factory=lambda: BankPlan(normal=(6, 2, 4), tumour=(12, 4, 8)))
+    """the rendered patches it is drawn from"""
+    recipe: Recipe = field(default_factory=lambda: Recipe(epochs=20, lr=1e-3, early_stop=20, plateau_patience=20))
+    """how each model is trained"""
+    draws: int = 1000
+    """bootstrap samples of patients behind each interval"""
+    workers: int | None = None
+    """processes (default: one a core)"""
