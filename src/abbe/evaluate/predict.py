@@ -1,4 +1,4 @@
-"""A classifier's predictions for a list of slides, as a table."""
+"""Predictions of a classifier as a table."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from abbe.models.classifier import Classifier
 
 
 @torch.no_grad()
-def predict(model: Classifier, items: Sequence[SlideRecord], *, split: str = "", batch_size: int = 8) -> pd.DataFrame:
-    """One row a slide: slide_id, case_id, split, label, predicted, and p_<class> of each class (they sum to 1).
+def predict(model: Classifier, records: Sequence[SlideRecord], *, split: str = "", batch_size: int = 8) -> pd.DataFrame:
+    """One row per slide: slide_id, case_id, split, label, predicted, and p_<class> of each class (they sum to 1).
 
     The model is put in eval mode: a slide's row does not depend on the slides beside it.
     """
     model.eval()
     classes = model.config.classes
     device = next(model.parameters()).device
-    dataset = SlideDataset(items, cache_bytes=0)
+    dataset = SlideDataset(records, cache_bytes=0)
     rows = []
-    for numbers in Batches(len(items), batch_size, seed=None):
+    for numbers in Batches(len(records), batch_size, seed=None):
         batch = collate([dataset[number] for number in numbers])
         probabilities = model(batch.bags.to(device)).probabilities.cpu().double()
         for number, shares in zip(numbers, probabilities.tolist(), strict=True):
-            item = items[number]
+            record = records[number]
             rows.append(
                 {
-                    "slide_id": item.slide_id,
-                    "case_id": item.case_id,
+                    "slide_id": record.slide_id,
+                    "case_id": record.case_id,
                     "split": split,
-                    "label": classes[item.label],
+                    "label": classes[record.label],
                     "predicted": classes[max(range(len(classes)), key=shares.__getitem__)],
                     **{f"p_{name}": share for name, share in zip(classes, shares, strict=True)},
                 }

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
 
 from abbe.data.settings import CohortSettings
 from abbe.errors import ConfigError
@@ -32,7 +35,7 @@ class EvaluationSettings:
     """folder of <slide_id>.h5 feature files"""
     labels: Path | None = None
     """csv with slide_id, case_id, a label column, and split where --split is given"""
-    predictions: Path | None = None
+    predictions: Annotated[Path | None, arg(name="from")] = None
     """predictions.parquet of an earlier run, instead of model, features and labels"""
     label: str = "label"
     """column of the labels table"""
@@ -46,6 +49,6 @@ class EvaluationSettings:
     def __post_init__(self) -> None:
         given = (self.model, self.features, self.labels)
         if self.predictions is not None and any(given):
-            raise ConfigError("give either --predictions, or --model, --features and --labels")
+            raise ConfigError("give either --from, or --model, --features and --labels")
         if self.predictions is None and not all(given):
-            raise ConfigError("--model, --features and --labels go together; or give --predictions")
+            raise ConfigError("--model, --features and --labels go together; or give --from")

@@ -1,6 +1,6 @@
 """Models on disk and on the hub: a folder of config.json, model.safetensors and README.md. No pickle anywhere.
 
-A model is an `nn.Module` with a `kind` and a `config`, a dataclass that is all it takes to build it again.
+A model is an `nn.Module` with a `kind` and a `config`, the dataclass it is built from.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ class Model(Protocol):
 
 
 def save_pretrained(model: Model, folder: str | Path, *, card: str) -> None:
-    """Commit a model folder. `card` is the README: what it was trained on and how well it does, in Markdown."""
+    """Commit a model folder. card: the README in Markdown: training data, results."""
     folder = Path(folder)
     with commit.commit(folder / WEIGHTS, format=FORMAT, version=VERSION) as temporary:
         state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
         save_file(state, temporary, metadata={"format": "pt", "abbe": __version__})
     commit.write_text(folder / CARD, card, format="model-card")
-    # The configuration comes last: a folder with one is a folder that is whole.
+    # The configuration is written last: a folder that has one is complete.
     commit.write_json(folder / CONFIG, describe(model), format=FORMAT, version=VERSION)
 
 
 def describe(model: Model) -> dict[str, Any]:
-    """What config.json holds."""
+    """The content of config.json."""
     return {
         "model_type": f"abbe-{model.kind}",
         "format_version": VERSION,
@@ -70,25 +70,25 @@ def load(name: str | Path, *, revision: str | None = None) -> Any:
     # Folders from elsewhere have no sidecar; one of ours that has changed since is refused.
     if commit.read_sidecar(weights) is not None and not commit.is_done(weights):
         raise CheckpointError(
-            f"{weights}: its bytes are not the ones that were written (see {WEIGHTS}{commit.SIDECAR})"
+            f"{weights}: the file has changed since it was written (its hash is in {WEIGHTS}{commit.SIDECAR})"
         )
     try:
         missing, unexpected = model.load_state_dict(load_file(weights), strict=False)
     except (safetensors.SafetensorError, RuntimeError) as error:
-        raise CheckpointError(f"{weights}: cannot be read as the weights of this model: {error}") from error
+        raise CheckpointError(f"{weights}: cannot be loaded into this model: {error}") from error
     if missing or unexpected:
-        raise CheckpointError(f"{weights}: does not fit {CONFIG}: missing {missing}, unexpected {unexpected}")
+        raise CheckpointError(f"{weights}: does not match {CONFIG}: missing {missing}, unexpected {unexpected}")
     return model.eval()
 
 
 def weights_sha256(name: str | Path) -> str:
-    """Hash of the weights of a model that `load` can load."""
+    """SHA-256 of a model's weights."""
     return commit.file_sha256(_folder(name) / WEIGHTS)
 
 
 def _folder(name: str | Path, revision: str | None = None) -> Path:
     if not str(name).strip():
-        raise CheckpointError("a model's name is empty; give its folder, or its id on the hub")
+        raise CheckpointError("the model name is empty; give a folder or a hub id")
     folder = Path(name)
     return folder if folder.is_dir() else _download(str(name), revision)
 
@@ -103,12 +103,14 @@ def _read_config(path: Path) -> tuple[Any, Any]:
         raise CheckpointError(f"{path}: not JSON ({error})") from error
     kind = values.pop("model_type", None)
     if kind is None and (path.parent / "model" / CONFIG).is_file():
-        raise CheckpointError(f"{path.parent}: a run, not a model; the model is {path.parent / 'model'}")
+        raise CheckpointError(f"{path.parent}: this is a run; its model is {path.parent / 'model'}")
     if kind not in {f"abbe-{name}" for name in KINDS}:
         known = ", ".join(f"'abbe-{name}'" for name in KINDS)
-        raise CheckpointError(f"{path}: model_type is {kind!r}; this version loads {known}")
+        raise CheckpointError(f"{path}: model_type is {kind!r}; this version of Abbe loads {known}")
     if values.pop("format_version", None) != VERSION:
-        raise CheckpointError(f"{path}: format_version must be {VERSION}; it was made with another version of Abbe")
+        raise CheckpointError(
+            f"{path}: format_version must be {VERSION}; the model was saved by another version of Abbe"
+        )
     values.pop("abbe_version", None)
     module, _, name = KINDS[kind.removeprefix("abbe-")].partition(":")
     cls = getattr(importlib.import_module(module), name)
@@ -125,4 +127,4 @@ def _download(name: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=[CONFIG, WEIGHTS, CARD]))
     except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise CheckpointError(f"{name}: neither a folder here nor a model the hub would give ({error})") from error
+        raise CheckpointError(f"{name}: not a folder, and cannot be downloaded from the hub ({error})") from error

@@ -1,7 +1,7 @@
-"""Exact resume: everything a run needs to go on as if it had not stopped, in safetensors and json. No pickle.
+"""Checkpoints for exact resume, in safetensors and JSON. No pickle.
 
 <folder>/state.safetensors   weights, optimiser moments, generator states, best weights so far
-<folder>/state.json          epoch, schedule, optimiser groups, history; names the hash of the tensors it goes with
+<folder>/state.json          epoch, schedule, optimiser groups, history, and the hash of state.safetensors
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FORMAT, VERSION = "abbe-checkpoint", 2
 
 
 def save(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-    """Commit a checkpoint, replacing the last. Tensors first; values name their hash, so a torn pair is noticed."""
+    """Commit a checkpoint in place of the previous one. Tensors first: the values name their hash."""
     with commit.commit(folder / TENSORS, format=FORMAT, version=VERSION) as temporary:
         save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary)
     sidecar = commit.read_sidecar(folder / TENSORS)
@@ -33,9 +33,9 @@ def save(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> No
 
 
 def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """(tensors, values) of the checkpoint in `folder`, or None where there is none.
+    """(tensors, values) of the checkpoint in `folder`, or None if there is none.
 
-    Raises CheckpointError for one that is there but not whole.
+    Raises CheckpointError if a file is damaged or missing.
     """
     if not (folder / VALUES).is_file():
         return None
@@ -50,24 +50,26 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
             )
     values = json.loads((folder / VALUES).read_text(encoding="utf-8"))
     if values.pop("tensors_sha256") != commit.file_sha256(folder / TENSORS):
-        raise CheckpointError(f"{folder}: {VALUES} and {TENSORS} are of two moments; remove the folder to start again")
+        raise CheckpointError(
+            f"{folder}: {VALUES} and {TENSORS} are from different epochs; remove the folder to start again"
+        )
     return load_file(folder / TENSORS), values
 
 
 def remove(folder: Path) -> None:
-    """Remove a checkpoint that is no longer needed."""
+    """Remove a checkpoint."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_recipe(folder: Path, old: dict[str, Any], new: Any) -> None:
-    """CheckpointError where a checkpoint was made with another recipe; more epochs are allowed."""
+    """Raise CheckpointError if a checkpoint was made with another recipe; the number of epochs may differ."""
     remedy = "use the same settings, another folder, or --no-resume"
     free = ("epochs", "checkpoint_every") if new.schedule != "cosine" else ("checkpoint_every",)
     check_unchanged(folder, old, vars(new), remedy=remedy, ignore=free, error=CheckpointError)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimiser's state_dict as (tensors by "optimizer/<parameter>/<name>", plain values)."""
+    """An optimiser's state_dict as (tensors named "optimizer/<parameter>/<name>", plain values)."""
     state = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
     scalars: dict[str, dict[str, Any]] = {}
@@ -81,7 +83,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor]
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-    """Put back what `optimizer_state` took."""
+    """Load what `optimizer_state` returned."""
     state: dict[int, dict[str, Any]] = {int(key): dict(value) for key, value in values["scalars"].items()}
     for key, value in tensors.items():
         if key.startswith("optimizer/"):

@@ -15,7 +15,7 @@ class EvaluateClassify(EvaluationSettings):
 
     Example:
       abbe evaluate classify --model run/model --features features --labels labels.csv --split test --out figures
-      abbe evaluate classify --predictions run/predictions.parquet --split test --out figures
+      abbe evaluate classify --from run/predictions.parquet --split test --out figures
     """
 
     out: Path

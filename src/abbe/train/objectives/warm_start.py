@@ -1,7 +1,7 @@
-"""Starting from another model's condenser: to go on with it, or to keep it as it is under a new head.
+"""Warm start: train with the condenser of another classifier, or keep that condenser frozen under a new head.
 
-The condenser was trained on features of one scale, so the scale comes with it; the head, and heads of the condenser's
-own predictions, begin anew. Sources: TC-SSA trains jointly; its README takes a classifier's condenser and freezes it.
+The condenser comes with the feature scale it was trained on. The head and the auxiliary heads are initialised anew.
+Sources: the TC-SSA paper trains jointly; its README takes a classifier's condenser and freezes it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from abbe.train.settings import CondenserTrain
 
 
 def check_frozen(train: CondenserTrain, init: str | None) -> None:
-    """Raise ConfigError for a condenser that would stay as it was drawn."""
+    """Raise ConfigError for a frozen condenser without trained weights."""
     if train == "frozen" and init is None:
         raise ConfigError(
-            "--condenser-train frozen: a condenser that never learned would stay as it was drawn; say with "
-            "--condenser-init which classifier's condenser to keep"
+            "--condenser-train frozen needs --condenser-init: a condenser with random weights would be kept. Name the "
+            "classifier whose condenser to use"
         )
 
 
@@ -27,8 +27,8 @@ def starting_model(
 ) -> Classifier:
     """The model named by --condenser-init, for features of this width and encoder.
 
-    Raises CheckpointError where it cannot be loaded, ConfigError where its condenser is another, has no weights, or was
-    made for other features.
+    Raises CheckpointError if it cannot be loaded, and ConfigError if it has another condenser, one without weights, or
+    was trained on other features.
     """
     start = load(init)
     config = start.config
@@ -40,29 +40,28 @@ def starting_model(
     if not start.condenser.trainable:
         raise ConfigError(f"--condenser-init {init}: {condenser!r} has no weights to start from; leave the option out")
     if config.dim != width:
-        raise ConfigError(f"--condenser-init {init}: made for features {config.dim} wide, these are {width} wide")
+        raise ConfigError(f"--condenser-init {init}: trained on features of width {config.dim}, these have {width}")
     if config.encoder is not None and encoder is not None and not same_encoder(config.encoder, encoder):
-        raise ConfigError(f"--condenser-init {init}: made for features of {config.encoder}, these are of {encoder}")
+        raise ConfigError(f"--condenser-init {init}: trained on features of {config.encoder}, these are of {encoder}")
     unscaled = bool((start.scaler.centre == 0).all()) and bool((start.scaler.spread == 1).all())
     if not standardize and not unscaled:
         raise ConfigError(
-            f"--condenser-init {init}: its condenser learned on features brought to one scale, which comes with it; "
-            "leave --no-standardize out"
+            f"--condenser-init {init}: its condenser was trained on standardised features; remove --no-standardize"
         )
     return start
 
 
 def take_over(model: Classifier, start: Classifier, *, frozen: bool = False) -> None:
-    """Give `model` the condenser and the scale of features of `start`; frozen: and keep them.
+    """Copy the condenser and the feature scale of `start` to `model`, and freeze the condenser if asked.
 
-    Raises CheckpointError where the weights do not fit the options of model's condenser.
+    Raises CheckpointError if the weights do not fit the options of the model's condenser.
     """
     try:
         model.condenser.load_state_dict(start.condenser.state_dict())
     except RuntimeError as error:
         raise CheckpointError(
-            f"--condenser-init: weights of {start.config.condenser} with {start.config.condenser_options} do not fit "
-            f"one with {model.config.condenser_options}; give the same tokens and options ({_reason(error)})"
+            f"--condenser-init: the weights of {start.config.condenser} with {start.config.condenser_options} do not fit "
+            f"the options {model.config.condenser_options}; use the same tokens and options ({_reason(error)})"
         ) from error
     model.scaler.load_state_dict(start.scaler.state_dict())
     if frozen:
@@ -70,6 +69,6 @@ def take_over(model: Classifier, start: Classifier, *, frozen: bool = False) -> 
 
 
 def _reason(error: Exception) -> str:
-    """The last line of torch's list of what does not fit, and not all of it."""
+    """The last line of torch's message, shortened."""
     line = str(error).strip().splitlines()[-1].strip()
     return line if len(line) < 160 else f"{line[:160]} …"
