@@ -45,7 +45,7 @@ def training(path: Path, run: InspectSettings) -> Finding:
     """A training checkpoint."""
     found = checkpoint.load(path)
     if found is None:
-        raise CheckpointError(f"{path}: no {checkpoint.VALUES} in this folder")
+        raise CheckpointError(f"{path}: no whole checkpoint: the run was stopped while it wrote its first")
     tensors, values = found
     facts = {name: value for name, value in values.items() if isinstance(value, int | float | str)}
     facts["tensors"] = len(tensors)

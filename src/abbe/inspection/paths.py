@@ -18,7 +18,7 @@ from abbe.slides.find import SUFFIXES, find_slides
 from abbe.store import slidechat
 from abbe.store.commit import SIDECAR, printable
 from abbe.store.detect import SUFFIXES as FEATURES
-from abbe.train.checkpoint import TENSORS, VALUES
+from abbe.train.checkpoint import is_checkpoint
 
 Look = Callable[[Path, InspectSettings], Finding]
 
@@ -89,7 +89,7 @@ def _whole_folder(folder: Path) -> Look | None:
         return bags.bag
     if (folder / "config.json").is_file() and (folder / WEIGHTS).is_file():
         return models.model
-    if (folder / TENSORS).is_file() and (folder / VALUES).is_file():
+    if is_checkpoint(folder):
         return models.training
     if (folder / "result.json").is_file() and (folder / "predictions.parquet").is_file():
         return models.trained

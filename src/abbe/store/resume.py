@@ -6,13 +6,18 @@ the same place, the record is compared with what is asked now, so that two runs 
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from abbe.errors import ConfigError, InputError, StoreError
 from abbe.store import commit
+
+_SHOWN = 5  # differences named in an error
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def plain(value: Any) -> Any:
@@ -40,14 +45,18 @@ def check_unchanged(
     new: Mapping[str, Any],
     *,
     remedy: str,
+    what: str = "settings",
     ignore: Collection[str] = (),
     error: type[InputError] = ConfigError,
 ) -> None:
     """Raise `error` naming the file `where`, every key that differs, both values, and the remedy."""
     different = changes(old, new, ignore=ignore)
     if different:
-        said = "; ".join(f"{key} is {values}" for key, values in different.items())
-        raise error(f"{where}: made with other settings ({said}); {remedy}")
+        first = list(different.items())[:_SHOWN]
+        said = "; ".join(f"{key} is {values}" for key, values in first)
+        if len(different) > len(first):
+            said += f"; and {len(different) - len(first)} more"
+        raise error(f"{where}: made with other {what} ({said}); {remedy}")
 
 
 def read_previous_record(
@@ -70,6 +79,24 @@ def read_previous_record(
     record = dict(json.loads(path.read_text(encoding="utf-8")))
     check_unchanged(path, record[key], wanted, remedy="use another folder, or remove this one", error=InputError)
     return record
+
+
+def content_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, or of a .zarr store's: of the names and hashes of all files in it.
+
+    A file with a sidecar is not read again if it has the sidecar's size and was not written after it.
+    """
+    if path.is_dir():
+        digest = hashlib.sha256()
+        for item in sorted(item for item in path.rglob("*") if item.is_file()):
+            digest.update(f"{item.relative_to(path)}\0{commit.file_sha256(item)}\n".encode())
+        return digest.hexdigest()
+    sidecar = commit.read_sidecar(path)
+    if sidecar is not None:
+        status, written = path.stat(), commit.sidecar_path(path).stat().st_mtime_ns
+        if status.st_size == sidecar["size"] and status.st_mtime_ns <= written:
+            return str(sidecar["sha256"])
+    return commit.file_sha256(path)
 
 
 def made_before(
@@ -118,4 +145,7 @@ def flat(value: Mapping[str, Any], *, ignore: Collection[str] = (), prefix: str 
 
 
 def _shown(values: Mapping[str, Any], key: str) -> str:
-    return repr(values[key]) if key in values else "absent"
+    value = values.get(key)
+    if isinstance(value, str) and _SHA256.fullmatch(value):
+        return f"sha256 {value[:12]}…"
+    return repr(value) if key in values else "absent"

@@ -1,7 +1,10 @@
 """Checkpoints for exact resume, in safetensors and JSON. No pickle.
 
-<folder>/state.safetensors   weights, optimiser moments, generator states, best weights so far
-<folder>/state.json          epoch, schedule, optimiser groups, history, and the hash of state.safetensors
+<folder>/epoch-000005/state.safetensors   weights, optimiser moments, generator states, best weights so far
+<folder>/epoch-000005/state.json          epoch, schedule, optimiser groups, history, the hash of state.safetensors
+
+A checkpoint gets a folder of its own. The previous one is removed only once the new one has been verified, so a
+run that is stopped at any moment has a whole checkpoint, if it ever had one.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from abbe.errors import CheckpointError
+from abbe.errors import CheckpointError, StoreError
 from abbe.store import commit
 from abbe.store.resume import check_unchanged
 
@@ -24,41 +27,59 @@ FORMAT, VERSION = "abbe-checkpoint", 2
 
 
 def save(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-    """Commit a checkpoint in place of the previous one. Tensors first: the values name their hash."""
-    with commit.commit(folder / TENSORS, format=FORMAT, version=VERSION) as temporary:
+    """Commit a checkpoint of `values["epoch"]`, verify it, then remove the previous ones."""
+    place = folder / f"epoch-{values['epoch']:06d}"
+    with commit.commit(place / TENSORS, format=FORMAT, version=VERSION) as temporary:
         save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary)
-    sidecar = commit.read_sidecar(folder / TENSORS)
+    sidecar = commit.read_sidecar(place / TENSORS)
     assert sidecar is not None
-    commit.write_json(folder / VALUES, {**values, "tensors_sha256": sidecar["sha256"]}, format=FORMAT, version=VERSION)
+    commit.write_json(place / VALUES, {**values, "tensors_sha256": sidecar["sha256"]}, format=FORMAT, version=VERSION)
+    for name in (TENSORS, VALUES):
+        if not commit.is_done(place / name):
+            raise StoreError(f"{place / name}: the file read back differs from what was written; check the disk")
+    for other in _places(folder):
+        if other != place:
+            shutil.rmtree(other)
 
 
 def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """(tensors, values) of the checkpoint in `folder`, or None if there is none.
+    """(tensors, values) of the newest whole checkpoint in `folder`, or None if there is none.
 
-    Raises CheckpointError if a file is damaged or missing.
+    One that a stopped run left unfinished is passed over. Raises CheckpointError for one that was whole and is damaged
+    now, and for one of another version of Abbe.
     """
-    if not (folder / VALUES).is_file():
-        return None
-    for name in (TENSORS, VALUES):
-        found = commit.state(folder / name)
-        if found != "done":
-            raise CheckpointError(f"{folder / name}: {found}; remove the folder {folder} to start this run again")
-        version = (commit.read_sidecar(folder / name) or {}).get("version")
-        if version != VERSION:
-            raise CheckpointError(
-                f"{folder / name}: version {version}, this version of Abbe reads {VERSION}; --no-resume starts again"
-            )
-    values = json.loads((folder / VALUES).read_text(encoding="utf-8"))
-    if values.pop("tensors_sha256") != commit.file_sha256(folder / TENSORS):
-        raise CheckpointError(
-            f"{folder}: {VALUES} and {TENSORS} are from different epochs; remove the folder to start again"
-        )
-    return load_file(folder / TENSORS), values
+    if (folder / VALUES).is_file():
+        raise CheckpointError(f"{folder}: a checkpoint of an earlier version of Abbe; --no-resume starts again")
+    for place in reversed(_places(folder)):
+        if commit.state(place / VALUES) in ("missing", "unsigned"):
+            continue  # values are written last: the run was stopped while it wrote this one
+        for name in (TENSORS, VALUES):
+            found = commit.state(place / name)
+            if found != "done":
+                raise CheckpointError(f"{place / name}: {found}; remove the folder {folder} to start this run again")
+            version = (commit.read_sidecar(place / name) or {}).get("version")
+            if version != VERSION:
+                raise CheckpointError(f"{place / name}: version {version} is not {VERSION}; --no-resume starts again")
+        values = json.loads((place / VALUES).read_text(encoding="utf-8"))
+        if values.pop("tensors_sha256") != commit.file_sha256(place / TENSORS):
+            raise CheckpointError(f"{place}: {VALUES} and {TENSORS} do not belong together; remove the folder {folder}")
+        return load_file(place / TENSORS), values
+    return None
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder holds checkpoints."""
+    return bool(_places(folder)) or (folder / VALUES).is_file()
 
 
 def remove(folder: Path) -> None:
-    """Remove a checkpoint."""
+    """Remove all checkpoints of a run."""
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _places(folder: Path) -> list[Path]:
+    """Folders of checkpoints, oldest first."""
+    return sorted(path for path in folder.glob("epoch-*") if path.is_dir())
 
 
 def check_recipe(folder: Path, old: dict[str, Any], new: Any) -> None:

@@ -125,7 +125,7 @@ def test_stopped_and_resumed_is_bitwise_the_same_as_never_stopped(
     monkeypatch.setattr(loop, "_validate", stop_in_the_fifth)
     with pytest.raises(KeyboardInterrupt):
         train(broken)
-    assert is_done(broken.out / "checkpoint" / "state.safetensors")
+    assert is_done(broken.out / "checkpoint" / "epoch-000004" / "state.safetensors")
     assert not (broken.out / "result.json").exists()
     calls.clear()
     monkeypatch.setattr(loop, "_validate", lambda *a: (calls.append(1), evaluate(*a))[1])
@@ -182,7 +182,7 @@ def test_a_torn_checkpoint_is_refused_by_name(
     monkeypatch.setattr(holdout, "save_pretrained", stop)
     with pytest.raises(KeyboardInterrupt):
         train(run)
-    state = tmp_path / "checkpoint" / "state.safetensors"
+    state = tmp_path / "checkpoint" / "epoch-000006" / "state.safetensors"
     state.write_bytes(state.read_bytes()[:-7])
     with pytest.raises(CheckpointError, match=r"state\.safetensors: torn; remove the folder"):
         train(run)

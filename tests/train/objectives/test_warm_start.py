@@ -178,7 +178,7 @@ def test_a_stopped_run_does_not_go_on_from_other_weights(
         model.condenser.gate.weight.add_(1)
     model.save_pretrained(moving)
     with pytest.raises(
-        ConfigError, match=r"condenser_init\.json: made with other settings \(condenser_init_sha256 is '\w{64}' there"
+        ConfigError, match=r"inputs\.json: made with other inputs \(condenser_init is sha256 \w{12}… there"
     ):
         train(run)
 

@@ -11,6 +11,7 @@ import pandas as pd
 from accelerate import PartialState
 
 from abbe.config import only
+from abbe.console import progress, say
 from abbe.data.cohort import Cohort, read_cohort
 from abbe.data.dataset import SlideDataset
 from abbe.evaluate.predict import predict
@@ -20,7 +21,7 @@ from abbe.metrics.predictions import all_metrics, summary, write_predictions
 from abbe.models.classifier import Classifier
 from abbe.models.hub import save_pretrained, weights_sha256
 from abbe.store import commit
-from abbe.store.resume import check_unchanged
+from abbe.store.resume import check_unchanged, content_sha256
 from abbe.train import checkpoint
 from abbe.train.loop import fit
 from abbe.train.objectives.classify import ClassifyObjective, plan_classifier
@@ -29,6 +30,16 @@ from abbe.train.settings import DEFAULT_TOKENS
 from abbe.version import __version__
 
 RESULT_VERSION = 2
+_OUTPUTS = (
+    "config.json",
+    "splits.csv",
+    "inputs.json",
+    "predictions.parquet",
+    "history.csv",
+    "model/config.json",
+    "model/model.safetensors",
+    "model/README.md",
+)
 _REMEDY = "use another --out, or --no-resume to start again here"
 
 
@@ -41,14 +52,16 @@ def train_classifier(settings: HoldoutSettings, out: Path) -> dict[str, Any]:
     processes = PartialState(cpu=settings.cpu)
     if settings.resume:
         _check_settings(out / "config.json", settings)
-        if commit.is_done(out / "result.json"):
-            return read_result(out / "result.json")
     cohort = read_cohort(settings)
+    inputs = _inputs(settings, cohort)
+    if settings.resume:
+        _check_inputs(out / "inputs.json", inputs)
+        if (finished := _finished(out, inputs)) is not None:
+            return finished
     plan = plan_classifier(settings, cohort)
-    origin = _origin(settings, out)
     processes.wait_for_everyone()  # until all have seen whether the folder is free
     if processes.is_main_process:
-        _start(out, settings, cohort, origin)
+        _start(out, settings, cohort, inputs)
     train = SlideDataset(cohort.splits["train"])
     model, history = fit(
         lambda: plan.build(train[row][0].features for row in range(len(train))),
@@ -65,7 +78,7 @@ def train_classifier(settings: HoldoutSettings, out: Path) -> dict[str, Any]:
     report: dict[str, Any] = {}
     if processes.is_main_process:
         tables = {split: predict(model, cohort.splits[split], split=split) for split in ("val", "test")}
-        report = _report(settings, cohort, model, history, tables) | origin
+        report = _report(settings, cohort, model, history, tables, inputs)
         _write(out, settings, model, history, tables, report)
     processes.wait_for_everyone()
     return report
@@ -97,28 +110,63 @@ def _in_effect(given: dict[str, Any]) -> dict[str, Any]:
     return full
 
 
-def _origin(settings: HoldoutSettings, out: Path) -> dict[str, Any]:
-    """{"condenser_init_sha256"}: the weights a run starts from. ConfigError where it began from others."""
-    if settings.condenser_init is None:
-        return {"condenser_init_sha256": None}
-    found = {"condenser_init_sha256": weights_sha256(settings.condenser_init)}
-    path = out / "condenser_init.json"
-    if settings.resume and path.is_file():
+def _inputs(settings: HoldoutSettings, cohort: Cohort) -> dict[str, Any]:
+    """Hashes of everything a run is made from: labels, splits, every feature file, the weights it starts from."""
+    records = [record for split in cohort.splits.values() for record in split]
+    features = {}
+    with progress("checking features", len(records)) as bar:
+        for record in records:
+            features[record.slide_id] = content_sha256(record.path)
+            bar.advance(bar.task_ids[0])
+    return {
+        "labels": commit.file_sha256(settings.labels),
+        "splits": commit.file_sha256(settings.splits) if settings.splits else None,
+        "features": features,
+        "condenser_init": weights_sha256(settings.condenser_init) if settings.condenser_init else None,
+    }
+
+
+def _check_inputs(path: Path, inputs: dict[str, Any]) -> None:
+    """Refuse to go on with other labels, features or weights than the run began with, or to answer from memory."""
+    if path.is_file():
         old = json.loads(path.read_text(encoding="utf-8"))
-        before = {"condenser_init_sha256": old.get("condenser_init_sha256", old.get("sha256"))}
-        check_unchanged(path, before, found, remedy=_REMEDY)
-    return found
+        check_unchanged(path, old, inputs, what="inputs", remedy=_REMEDY)
 
 
-def _start(out: Path, settings: HoldoutSettings, cohort: Cohort, origin: dict[str, Any]) -> None:
+def _finished(out: Path, inputs: dict[str, Any]) -> dict[str, Any] | None:
+    """The result of a finished run; None if there is none, or if one of its outputs is no longer whole.
+
+    Training is deterministic: what is missing is made again by the same run.
+    """
+    if not commit.is_done(out / "result.json"):
+        return None
+    report = read_result(out / "result.json")
+    if "outputs" not in report:  # of an earlier version, which recorded the hash of the labels alone
+        check_unchanged(
+            out / "result.json",
+            {"labels": report["labels_sha256"]},
+            {"labels": inputs["labels"]},
+            what="inputs",
+            remedy=_REMEDY,
+        )
+        return report
+    changed = [name for name, digest in report["outputs"].items() if not _is(out / name, digest)]
+    if changed:
+        say(f"{out}: {', '.join(changed)} missing or changed since the run ended; the run is made again")
+        return None
+    return report
+
+
+def _is(path: Path, digest: str) -> bool:
+    return path.is_file() and commit.file_sha256(path) == digest
+
+
+def _start(out: Path, settings: HoldoutSettings, cohort: Cohort, inputs: dict[str, Any]) -> None:
     """What a run keeps from its beginning, and is compared with when it resumes."""
     config = {**only(HoldoutSettings, settings), "out": commit.printable(out)}
     commit.write_json(out / "config.json", config, format="abbe-config")
     commit.write_text(out / "splits.csv", cohort.table.to_csv(index=False), format="labels")
-    if settings.condenser_init is not None:
-        commit.write_json(
-            out / "condenser_init.json", {"model": settings.condenser_init, **origin}, format="abbe-origin"
-        )
+    commit.write_json(out / "inputs.json", inputs, format="abbe-inputs")
 
 
 def _report(
@@ -127,6 +175,7 @@ def _report(
     model: Classifier,
     history: list[dict[str, float]],
     tables: dict[str, pd.DataFrame],
+    inputs: dict[str, Any],
 ) -> dict[str, Any]:
     return {
         "abbe": __version__,
@@ -142,8 +191,9 @@ def _report(
         "epochs": len(history),
         "best_val_task": min(row["val_task"] for row in history),
         "metrics": {split: summary(all_metrics(table, draws=settings.draws)) for split, table in tables.items()},
-        "labels_sha256": commit.file_sha256(settings.labels),
-        "splits_sha256": commit.file_sha256(settings.splits) if settings.splits else None,
+        "labels_sha256": inputs["labels"],
+        "splits_sha256": inputs["splits"],
+        "condenser_init_sha256": inputs["condenser_init"],
     }
 
 
@@ -160,6 +210,7 @@ def _write(
     report["predictions_sha256"] = commit.file_sha256(out / "predictions.parquet")
     commit.write_text(out / "history.csv", pd.DataFrame(history).to_csv(index=False), format="history")
     save_pretrained(model, out / "model", card=model_card(model, report))
+    report["outputs"] = {name: commit.file_sha256(out / name) for name in _OUTPUTS}
     made_with = {"settings": only(HoldoutSettings, settings)}
     commit.write_json(out / "result.json", report, format="abbe-result", version=RESULT_VERSION, **made_with)
     checkpoint.remove(out / "checkpoint")
