@@ -59,5 +59,5 @@ def test_the_summary_can_be_what_the_head_reads():
 
 
 def test_summary_pooling_needs_a_condenser_that_has_one():
-    with pytest.raises(ConfigError, match="pooling 'summary' needs a condenser that gives one; mean has none"):
+    with pytest.raises(ConfigError, match="pooling 'summary' needs a condenser with a summary; mean has none"):
         build("mean", "summary")

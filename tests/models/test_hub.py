@@ -78,7 +78,7 @@ def test_altered_weights_are_refused(folder: Path) -> None:
 
 
 def test_neither_a_folder_nor_a_hub_model(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="neither a folder here nor a model the hub would give"):
+    with pytest.raises(CheckpointError, match="neither a local folder nor a model that could be downloaded"):
         abbe.load("nobody/nothing")
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match=r"config\.json: missing"):

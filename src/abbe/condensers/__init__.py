@@ -1,4 +1,4 @@
-"""One file a method. The file's name is the method's name; `base.py` holds the contract.
+"""One file per method. The file's name is the method's name; `base.py` holds the contract.
 
 condenser = create_condenser("tcssa", dim=768, tokens=32)
 condensed = condenser(batch)
@@ -23,14 +23,14 @@ def list_condensers() -> list[str]:
 
 
 def condenser_class(name: str) -> type[Condenser]:
-    """The class registered as `name`. ConfigError suggests the nearest name where there is none."""
+    """The class registered as `name`. Raises ConfigError for an unknown name, with the nearest known one."""
     from abbe.condensers.base import Condenser
 
     return registry.load(__name__, name, Condenser)
 
 
 def create_condenser(name: str, *, dim: int, **options: Any) -> Condenser:
-    """A condenser by name. `dim` is the width of the features; options are the class's own keyword arguments.
+    """A condenser by name. dim: width of the features.   options: the class's own keyword arguments.
 
     Raises ConfigError for an unknown name or option, with the nearest known one, and for a value of another type.
     """

@@ -1,6 +1,6 @@
 """Models on disk and on the hub: a folder of config.json, model.safetensors and README.md. No pickle anywhere.
 
-A model is an `nn.Module` with a `kind` and a `config`, a dataclass that is all it takes to build it again.
+A model is an `nn.Module` with a `kind` and a `config`, a dataclass from which it can be built again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from abbe.version import __version__
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 FORMAT, VERSION = "abbe-model", 1
 KINDS = {"classifier": "abbe.models.classifier:Classifier"}
-"""model classes by kind; each has a `Config`, the dataclass it is made from"""
+"""model classes by kind; each has a `Config`, the dataclass of its configuration"""
 
 
 class Model(Protocol):
@@ -36,18 +36,18 @@ class Model(Protocol):
 
 
 def save_pretrained(model: Model, folder: str | Path, *, card: str) -> None:
-    """Commit a model folder. `card` is the README: what it was trained on and how well it does, in Markdown."""
+    """Write a model folder. card: the README in Markdown, with the training data and the results."""
     folder = Path(folder)
     with commit.commit(folder / WEIGHTS, format=FORMAT, version=VERSION) as temporary:
         state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
         save_file(state, temporary, metadata={"format": "pt", "abbe": __version__})
     commit.write_text(folder / CARD, card, format="model-card")
-    # The configuration comes last: a folder with one is a folder that is whole.
+    # The configuration is written last: a folder that has one is complete.
     commit.write_json(folder / CONFIG, describe(model), format=FORMAT, version=VERSION)
 
 
 def describe(model: Model) -> dict[str, Any]:
-    """What config.json holds."""
+    """The content of config.json."""
     return {
         "model_type": f"abbe-{model.kind}",
         "format_version": VERSION,
@@ -57,9 +57,9 @@ def describe(model: Model) -> dict[str, Any]:
 
 
 def load(name: str | Path, *, revision: str | None = None) -> Any:
-    """The model in a local folder, or on the hub under this id, in eval mode on the CPU.
+    """Load a model from a local folder or a hub id, in eval mode on the CPU.
 
-    Raises CheckpointError naming the file that is missing, altered or of another kind.
+    Raises CheckpointError with the file that is missing, altered or of another kind.
     """
     folder = _folder(name, revision)
     cls, config = _read_config(folder / CONFIG)
@@ -67,7 +67,7 @@ def load(name: str | Path, *, revision: str | None = None) -> Any:
     weights = folder / WEIGHTS
     if not weights.is_file():
         raise CheckpointError(f"{weights}: missing; a model folder holds {CONFIG} and {WEIGHTS}")
-    # Folders from elsewhere have no sidecar; one of ours that has changed since is refused.
+    # Folders from elsewhere have no sidecar. If there is one, the file must match it.
     if commit.read_sidecar(weights) is not None and not commit.is_done(weights):
         raise CheckpointError(
             f"{weights}: its bytes are not the ones that were written (see {WEIGHTS}{commit.SIDECAR})"
@@ -82,13 +82,13 @@ def load(name: str | Path, *, revision: str | None = None) -> Any:
 
 
 def weights_sha256(name: str | Path) -> str:
-    """Hash of the weights of a model that `load` can load."""
+    """SHA-256 of the weights file of a model folder or hub id."""
     return commit.file_sha256(_folder(name) / WEIGHTS)
 
 
 def _folder(name: str | Path, revision: str | None = None) -> Path:
     if not str(name).strip():
-        raise CheckpointError("a model's name is empty; give its folder, or its id on the hub")
+        raise CheckpointError("a model's name is empty; give a folder or a hub id")
     folder = Path(name)
     return folder if folder.is_dir() else _download(str(name), revision)
 
@@ -108,7 +108,7 @@ def _read_config(path: Path) -> tuple[Any, Any]:
         known = ", ".join(f"'abbe-{name}'" for name in KINDS)
         raise CheckpointError(f"{path}: model_type is {kind!r}; this version loads {known}")
     if values.pop("format_version", None) != VERSION:
-        raise CheckpointError(f"{path}: format_version must be {VERSION}; it was made with another version of Abbe")
+        raise CheckpointError(f"{path}: format_version must be {VERSION}; the model was saved by another version of Abbe")
     values.pop("abbe_version", None)
     module, _, name = KINDS[kind.removeprefix("abbe-")].partition(":")
     cls = getattr(importlib.import_module(module), name)
@@ -125,4 +125,4 @@ def _download(name: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=[CONFIG, WEIGHTS, CARD]))
     except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise CheckpointError(f"{name}: neither a folder here nor a model the hub would give ({error})") from error
+        raise CheckpointError(f"{name}: neither a local folder nor a model that could be downloaded from the hub ({error})") from error

@@ -145,7 +145,7 @@ def test_wishes_that_cannot_be_met(tmp_path: Path, cohort: tuple[Path, Path], tr
     )
     refused(CheckpointError, "a model's name is empty", condenser_init="")
     refused(CheckpointError, r"run: a run, not a model; the model is .*run/model", condenser_init=str(trained.parent))
-    refused(CheckpointError, "neither a folder here nor a model the hub would give", condenser_init="no/such")
+    refused(CheckpointError, "neither a local folder nor a model that could be downloaded", condenser_init="no/such")
     config = trained / "config.json"
     stranger = tmp_path / "stranger"
     stranger.mkdir()
