@@ -142,17 +142,17 @@ def test_attention_learns_a_needle_by_its_own_loss() -> None:
 
 
 def test_streams_say_what_they_cannot_do() -> None:
-    with pytest.raises(InputError, match=r"needs a count, not the keep rate 0\.5"):
+    with pytest.raises(InputError, match=r"needs a count of tokens, not the keep rate 0\.5"):
         create_condenser("random", dim=16, tokens=0.5).stream("slide")
     stream = create_condenser("mean", dim=16).stream("slide")
     stream.update(torch.randn(3, 16), torch.rand(3, 2))
-    with pytest.raises(BagError, match="positions must come with every chunk or none"):
+    with pytest.raises(BagError, match="positions must come with every chunk or with none"):
         stream.update(torch.randn(3, 16))
     with pytest.raises(BagError, match="features are 5 wide"):
         stream.update(torch.randn(3, 5), torch.rand(3, 2))
-    with pytest.raises(BagError, match=r"features came in torch\.float32, now in torch\.float16; a slide has one type"):
+    with pytest.raises(BagError, match=r"features were torch\.float32, now torch\.float16; all chunks must have one dtype"):
         stream.update(torch.randn(3, 16).half(), torch.rand(3, 2))
-    with pytest.raises(BagError, match="slide 'slide': a chunk without patches; leave empty ones out"):
+    with pytest.raises(BagError, match="slide 'slide': a chunk has no patches; skip empty chunks"):
         stream.update(torch.randn(0, 16), torch.rand(0, 2))
 
 

@@ -137,7 +137,7 @@ def test_shared_experts_and_gate_bias_are_one_argument_away() -> None:
 def test_slots_must_be_a_count() -> None:
     with pytest.raises(ConfigError, match=r"condenser 'tcssa': tokens must be int, got 0\.5"):
         create_condenser("tcssa", dim=DIM, tokens=0.5)
-    with pytest.raises(ConfigError, match=r"a number of slots, an int; got 0\.5"):
+    with pytest.raises(ConfigError, match=r"tokens must be an int, the number of slots, got 0\.5"):
         TCSSA(dim=DIM, tokens=0.5)  # type: ignore[arg-type]
 
 

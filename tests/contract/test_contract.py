@@ -30,7 +30,7 @@ def test_contract(name: str, check: str) -> None:
 def test_refusals(name: str) -> None:
     cls = condenser_class(name)
     condenser = make(cls, name)
-    with pytest.raises(BagError, match=f"{name}: features are {DIM + 1} wide, the condenser was made for dim={DIM}"):
+    with pytest.raises(BagError, match=f"{name}: features are {DIM + 1} wide, but the condenser has dim={DIM}"):
         condenser(make_batch([3], dim=DIM + 1))
     with pytest.raises(BagError, match=f"{name}: slide 'slide1' has no patches"):
         condenser(make_batch([3, 0], dim=DIM))
@@ -82,7 +82,7 @@ def test_unknown_names_and_options_suggest_the_nearest() -> None:
         ("attention", {"hidden": 0}, "attention: hidden must be at least 1, got 0"),
         ("kmeans", {"steps": -1}, "kmeans: steps must be at least 0, got -1"),
         ("kmeans", {"sample": 0}, "kmeans: sample must be at least 1, got 0"),
-        ("sparselearn", {"tau_start": float("inf")}, "0 < tau_end ≤ tau_start, got tau_start=inf"),
+        ("sparselearn", {"tau_start": float("inf")}, "0 < tau_end ≤ tau_start < ∞, got tau_start=inf"),
         ("merge", {"window": 1}, "merge: window must be at least 2, got 1"),
     ],
 )

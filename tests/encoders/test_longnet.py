@@ -186,7 +186,7 @@ def test_what_merges_does_not_fit_between_blocks(name: str) -> None:
     """Both keep positions; merged tokens are no patches, and an empty cell would be attended to."""
     merging = create_condenser(name, dim=16, tokens=4)
     with pytest.raises(
-        InputError, match=r"must select: of \[40, 9\] tokens it dropped \[0, 0\] and handed on \[4, 4\]"
+        InputError, match=r"must select patches, but of \[40, 9\] tokens it dropped \[0, 0\] and returned \[4, 4\]"
     ):
         make()(make_batch([40, 9]), between=lambda _, tokens: merging(tokens))
 
@@ -197,7 +197,7 @@ def test_refusals() -> None:
         encoder(replace(batch, positions=None))
     with pytest.raises(MissingCoordinates, match="between blocks must keep positions"):
         encoder(batch, between=lambda _, tokens: create_condenser("tcssa", dim=16, tokens=2, hidden=4)(tokens))
-    with pytest.raises(BagError, match="longnet: features are 8 wide, the encoder was made for dim=16"):
+    with pytest.raises(BagError, match="longnet: features are 8 wide, but the encoder has dim=16"):
         encoder(make_batch([5], dim=8))
     with pytest.raises(BagError, match="longnet: slide 'slide1' has no patches"):
         encoder(make_batch([5, 0]))

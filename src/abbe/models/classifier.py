@@ -88,7 +88,7 @@ class Classifier(nn.Module):
         return self.classify(self.condenser(self.scaler(batch), tokens=tokens))
 
     def stream(self, slide_id: str) -> ClassifierStream:
-        """Classify one slide in chunks. InputError if the condenser does not stream or the model is in training mode."""
+        """Classify one slide in chunks. Raises InputError in training mode, or if the condenser does not stream."""
         if self.training:
             raise InputError("a classifier streams in eval mode only; call model.eval() first")
         return ClassifierStream(self, slide_id)

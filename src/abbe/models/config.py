@@ -12,7 +12,7 @@ Pooling = Literal["mean", "attention", "summary", "abmil", "clam", "dsmil", "tra
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """Everything needed to build a classifier again. dim: width of the features.   encoder: the patch encoder's name."""
+    """Everything needed to build a classifier again. dim: width of the features.   encoder: the patch encoder."""
 
     dim: int
     classes: tuple[str, ...]

@@ -108,7 +108,7 @@ def _read_config(path: Path) -> tuple[Any, Any]:
         known = ", ".join(f"'abbe-{name}'" for name in KINDS)
         raise CheckpointError(f"{path}: model_type is {kind!r}; this version loads {known}")
     if values.pop("format_version", None) != VERSION:
-        raise CheckpointError(f"{path}: format_version must be {VERSION}; the model was saved by another version of Abbe")
+        raise CheckpointError(f"{path}: format_version must be {VERSION}; another version of Abbe saved this model")
     values.pop("abbe_version", None)
     module, _, name = KINDS[kind.removeprefix("abbe-")].partition(":")
     cls = getattr(importlib.import_module(module), name)
@@ -125,4 +125,6 @@ def _download(name: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=[CONFIG, WEIGHTS, CARD]))
     except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise CheckpointError(f"{name}: neither a local folder nor a model that could be downloaded from the hub ({error})") from error
+        raise CheckpointError(
+            f"{name}: neither a local folder nor a model that could be downloaded from the hub ({error})"
+        ) from error
