@@ -13,6 +13,8 @@ os.environ["MPLBACKEND"] = "agg"
 import pytest
 import torch
 
+pytest.register_assert_rewrite("contract")  # so that a failing check of the contract shows its values
+
 ROOT = Path(__file__).parents[1]
 
 

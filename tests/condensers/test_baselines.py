@@ -150,7 +150,7 @@ def test_streams_say_what_they_cannot_do() -> None:
         stream.update(torch.randn(3, 16))
     with pytest.raises(BagError, match="features are 5 wide"):
         stream.update(torch.randn(3, 5), torch.rand(3, 2))
-    with pytest.raises(BagError, match=r"features were torch\.float32, now torch\.float16; all chunks must have one dtype"):
+    with pytest.raises(BagError, match=r"were torch\.float32, now torch\.float16; all chunks must have one dtype"):
         stream.update(torch.randn(3, 16).half(), torch.rand(3, 2))
     with pytest.raises(BagError, match="slide 'slide': a chunk has no patches; skip empty chunks"):
         stream.update(torch.randn(0, 16), torch.rand(0, 2))

@@ -12,7 +12,7 @@ from abbe.condensers import create_condenser
 from abbe.condensers.slim import Cropr, Slim, keep_schedule
 from abbe.errors import ConfigError, MissingCoordinates
 from builders import make_batch
-from contract.checks import trains_in_bf16
+from contract.training_checks import trains_in_bf16
 
 DIM = 16
 

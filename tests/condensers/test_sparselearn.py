@@ -16,7 +16,7 @@ from abbe.errors import ConfigError, InputError
 from abbe.ops import naive
 from abbe.types import Condensed, TokenBatch
 from builders import make_batch
-from contract.checks import trains_in_bf16
+from contract.training_checks import trains_in_bf16
 
 DIM = 16
 

@@ -10,7 +10,7 @@ from abbe.errors import BagError, check_range
 from abbe.types import Condensed, TokenBatch
 
 Between = Callable[[int, TokenBatch], Condensed | None]
-"""(number of the block that has run, hidden tokens) → the tokens that are kept, or None for all. Condensers that select fit."""
+"""(number of the block that has run, hidden tokens) → the tokens to keep, None for all; a selecting condenser fits."""
 
 
 class Encoder(nn.Module):
