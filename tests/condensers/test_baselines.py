@@ -117,6 +117,19 @@ def test_attention_keeps_its_best_and_scales_them_by_their_share() -> None:
     torch.testing.assert_close(condensed.predictions["attention"].detach()[0], pooled)
 
 
+def test_attention_loads_weights_from_before_its_scorer_was_a_module() -> None:
+    condenser, batch = create_condenser("attention", dim=16, tokens=3, hidden=8), make_batch([20])
+    old = {key.replace("scorer.", ""): value for key, value in condenser.state_dict().items()}
+    assert set(old) == {"both.weight", "both.bias", "logit.weight", "logit.bias"}
+    again = create_condenser("attention", dim=16, tokens=3, hidden=8)
+    assert not torch.equal(again(batch).tokens.features, condenser(batch).tokens.features)
+    again.load_state_dict(old)
+    assert torch.equal(again(batch).tokens.features, condenser(batch).tokens.features)
+    model = torch.nn.ModuleDict({"condenser": create_condenser("attention", dim=16, tokens=3, hidden=8)})
+    model.load_state_dict({f"condenser.{key}": value for key, value in old.items()})
+    assert torch.equal(model["condenser"](batch).tokens.features, condenser(batch).tokens.features)
+
+
 @pytest.mark.slow
 def test_attention_learns_a_needle_by_its_own_loss() -> None:
     """One patch in 100 tells the class. The loss on `predictions` alone must bring it among the four kept."""

@@ -41,16 +41,17 @@ def create_condenser(name: str, *, dim: int, **options: Any) -> Condenser:
 
 
 def markdown_table() -> str:
-    """Every registered condenser and what it declares, as the table of docs/methods/baselines.md."""
-    columns = ("method", "keeps", "learns", "streams", "needs positions", "budget", "in a word")
+    """Every registered condenser with its traits and sources, for docs/methods/baselines.md."""
+    columns = ("method", "keeps", "learns", "streams", "needs positions", "budget", "description", "source")
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for name in list_condensers():
         cls = condenser_class(name)
-        budget = "weights" if cls.fixed_budget else "any, at call time"
+        kind = "means" if cls.merges else "patches, changed" if cls.changes_features else "patches"
         flags = ["yes" if flag else "" for flag in (cls.trainable, cls.streams, cls.needs_positions)]
-        words = (inspect.getdoc(cls) or "").partition("\n")[0]
+        budget = "fixed by weights" if cls.fixed_budget else "ignored" if cls.keeps_everything else "any, per call"
+        description = (inspect.getdoc(cls) or "").partition("\n")[0]
         for check, reason in cls.expected_failures.items():
-            words += f" Declared exception, `{check}`: {reason}."
-        kind = "means" if cls.merges else "patches, encoded" if cls.changes_features else "patches"
-        lines.append("| " + " | ".join([f"`{name}`", kind, *flags, budget, words]) + " |")
+            description += f" Declared exception, `{check}`: {reason}."
+        cells = (f"`{name}`", kind, *flags, budget, description, "; ".join(cls.references))
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

@@ -64,7 +64,7 @@ class Slim(Condenser):
     ) -> None:
         super().__init__(dim=dim, tokens=tokens)
         if layers < 2:
-            raise ConfigError(f"slim: layers must be at least 2, since patches are dropped between them; got {layers}")
+            raise ConfigError(f"slim: layers must be at least 2, got {layers}; patches are dropped between layers")
         check_range("slim", 1, queries=queries, heads=heads, embed=embed, hidden=hidden)
         if embed % (4 * heads):
             raise ConfigError(f"slim: embed must be a multiple of 4 · heads, got embed={embed}, heads={heads}")
