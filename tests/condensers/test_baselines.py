@@ -8,11 +8,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from abbe.condensers import create_condenser, markdown_table
+from abbe.condensers import create_condenser
 from abbe.errors import BagError, InputError, MissingCoordinates
 from abbe.types import Bag, TokenBatch
 from builders import make_batch
-from conftest import ROOT
 
 EACH = 36
 
@@ -167,9 +166,3 @@ def test_streams_say_what_they_cannot_do() -> None:
         stream.update(torch.randn(3, 16).half(), torch.rand(3, 2))
     with pytest.raises(BagError, match="slide 'slide': a chunk has no patches; skip empty chunks"):
         stream.update(torch.randn(0, 16), torch.rand(0, 2))
-
-
-def test_the_table_of_the_docs_is_the_one_of_the_code() -> None:
-    page = (ROOT / "docs" / "methods" / "baselines.md").read_text(encoding="utf-8")
-    for line in markdown_table().splitlines():
-        assert line in page, "docs/methods/baselines.md: put abbe.condensers.markdown_table() in"
