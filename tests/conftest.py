@@ -13,9 +13,12 @@ os.environ["MPLBACKEND"] = "agg"
 import pytest
 import torch
 
-pytest.register_assert_rewrite("contract")  # so that a failing check of the contract shows its values
-
 ROOT = Path(__file__).parents[1]
+
+
+def pytest_configure() -> None:
+    """Let a failing check of the contract show its values."""
+    pytest.register_assert_rewrite("contract")
 
 
 @pytest.fixture(autouse=True)
