@@ -1,4 +1,4 @@
-"""What each baseline keeps, on bags whose answer is known."""
+"""What each baseline keeps, on bags with a known answer."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def test_kmeans_finds_its_centres_on_at_least_as_many_patches() -> None:
     assert bool(condensed.tokens.mask.all())
 
 
-def test_merge_looks_for_neighbours_by_place_and_not_by_row() -> None:
-    """Two tissues far apart; rows take turns between them. Windows of eight along the curve never hold both."""
+def test_merge_finds_neighbours_by_position_and_not_by_row() -> None:
+    """Two distant pieces of tissue with alternating rows. Windows of eight along the curve never contain both."""
     generator = torch.Generator().manual_seed(2)
     near, far = torch.rand(16, 2, generator=generator) * 3, torch.rand(16, 2, generator=generator) * 3 + 500
     positions = torch.stack([near, far], 1).flatten(0, 1)
@@ -69,14 +69,14 @@ def test_merge_looks_for_neighbours_by_place_and_not_by_row() -> None:
     assert set(bare[0::2].tolist()) & set(bare[1::2].tolist())
 
 
-def test_merge_without_positions_goes_by_the_order_of_the_bag() -> None:
+def test_merge_without_positions_follows_the_order_of_the_bag() -> None:
     batch = replace(kinds(), positions=None)
     condensed = create_condenser("merge", dim=16, tokens=4)(batch)
     assert condensed.tokens.positions is None
     assert condensed.assignment.index[:, 0].tolist() == [g for g in range(4) for _ in range(EACH)]
 
 
-def test_merged_tokens_stand_where_their_patches_stood() -> None:
+def test_merged_tokens_have_the_mean_position_of_their_patches() -> None:
     batch = kinds()
     condensed = create_condenser("merge", dim=16, tokens=4)(batch)
     assert condensed.tokens.positions is not None
@@ -85,7 +85,7 @@ def test_merged_tokens_stand_where_their_patches_stood() -> None:
     torch.testing.assert_close(condensed.tokens.positions[first], batch.positions[:EACH].mean(0))
 
 
-def test_thumbnail_averages_places() -> None:
+def test_thumbnail_averages_cells() -> None:
     """40 patches, ten wide and four high, in 2 × 2 cells of five by two."""
     batch = make_batch([40])
     condensed = create_condenser("thumbnail", dim=16, tokens=5)(batch)

@@ -1,4 +1,4 @@
-"""TC-SSA to the letter: every formula of the paper written out slowly, slot by slot, and compared."""
+"""TC-SSA: every formula of the paper written out slot by slot, and compared."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_tokens_and_losses_are_the_paper_s(slots: int, n: int) -> None:
 
 
 def test_uniform_routing_scores_two_and_that_is_not_the_minimum() -> None:
-    """K Σ P_i f_i is 2 for uniform routing, and K/(K−1) with one slot as everybody's weightless second choice."""
+    """K Σ P_i f_i is 2 for uniform routing, and K/(K−1) if one slot is every patch's second choice with no weight."""
     k = 4
     condenser = create_condenser("tcssa", dim=k, tokens=k, hidden=4).eval()
     assert isinstance(condenser, TCSSA)

@@ -135,11 +135,11 @@ class Condenser(nn.Module):
         """One count per slide. A count may exceed the slide's length."""
         return [
             budget if isinstance(budget, int) else max(1, int(budget * n + 1e-9))
-            for budget, n in zip(self.asked(lengths, tokens), lengths.tolist(), strict=True)
+            for budget, n in zip(self.requested(lengths, tokens), lengths.tolist(), strict=True)
         ]
 
-    def asked(self, lengths: Tensor, tokens: Budget | None) -> list[int | float]:
-        """The budget asked for each slide, a count or a keep rate, checked."""
+    def requested(self, lengths: Tensor, tokens: Budget | None) -> list[int | float]:
+        """The budget of each slide as given, a count or a keep rate, checked."""
         wanted = self.tokens if tokens is None else tokens
         each: Any = wanted
         if isinstance(wanted, Tensor):

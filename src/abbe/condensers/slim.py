@@ -103,8 +103,8 @@ class Slim(Condenser):
 
     def schedules(self, lengths: Tensor, tokens: Budget | None) -> list[list[int]]:
         """For each slide, patches left after blocks 1 … layers − 1; see `keep_schedule`."""
-        asked = self.asked(lengths, tokens)
-        return [keep_schedule(n, budget, len(self.croppers)) for n, budget in zip(lengths.tolist(), asked, strict=True)]
+        budgets = self.requested(lengths, tokens)
+        return [keep_schedule(n, k, len(self.croppers)) for n, k in zip(lengths.tolist(), budgets, strict=True)]
 
     def _prune(self, batch: TokenBatch, schedules: list[list[int]]) -> Condensed:
         def between(number: int, tokens: TokenBatch) -> Condensed:

@@ -68,8 +68,8 @@ class Stream:
 class SelectStream(Stream):
     """The K best patches so far. `score` gives [n], higher is better; of equal scores the first is kept.
 
-    A chunk's assignment gives the places of its patches among those held now, −1 for those already dropped; the
-    patches kept in the end are `finish().tokens.origin`.
+    A chunk's assignment gives the index of its patches among those held now, −1 for those already dropped; the patches
+    kept in the end are `finish().tokens.origin`.
     """
 
     def __init__(self, condenser: Condenser, slide_id: str, score: Callable[[TokenBatch], Tensor]) -> None:

@@ -63,11 +63,11 @@ class TCSSA(Condenser):
 
     def budgets(self, lengths: Tensor, tokens: Budget | None) -> list[int]:
         """The number of slots for every slide. Raises InputError for any other budget."""
-        asked = set(super().budgets(lengths, tokens))
-        if asked - {self.slots}:
+        other = set(super().budgets(lengths, tokens)) - {self.slots}
+        if other:
             raise InputError(
                 f"tcssa: this condenser has {self.slots} slots, which are trained weights, so a call cannot ask for "
-                f"{sorted(asked - {self.slots})[0]} tokens; train another condenser with that number"
+                f"{min(other)} tokens; train another condenser with that number"
             )
         return [self.slots] * len(lengths)
 

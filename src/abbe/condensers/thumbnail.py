@@ -34,9 +34,9 @@ def _cell(slide: TokenBatch, side: int) -> Tensor:
     """int64 [N]: the cell of each patch of one slide, row by row; −1 for a masked one."""
     assert slide.positions is not None
     group = torch.full((len(slide.features),), -1, dtype=torch.int64, device=slide.features.device)
-    places = slide.positions[slide.mask].double()
-    if len(places):
-        low, high = places.min(0).values - 0.5, places.max(0).values + 0.5  # positions are centres
-        column, row = ((places - low) / (high - low) * side).long().clamp_max(side - 1).unbind(1)
+    xy = slide.positions[slide.mask].double()
+    if len(xy):
+        low, high = xy.min(0).values - 0.5, xy.max(0).values + 0.5  # positions are centres of patches
+        column, row = ((xy - low) / (high - low) * side).long().clamp_max(side - 1).unbind(1)
         group[slide.mask] = row * side + column
     return group

@@ -9,7 +9,7 @@ from torch import Tensor
 def farthest_points(rows_ND: Tensor, k: int) -> Tensor:
     """int64 [min(k, N)]: rows in the order they are taken, by cosine, starting with the row nearest the mean row.
 
-    One matrix–vector product per point: O(N · D · k) time, O(N) memory besides the rows. Ties go to the first row.
+    One matrix–vector product per point: O(N · D · k) time, O(N) additional memory. Ties go to the first row.
     Source: Gonzalez 1985. Reference: `abbe.ops.naive.farthest_points`.
     """
     n = len(rows_ND)

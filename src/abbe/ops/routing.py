@@ -240,9 +240,9 @@ class _Sums:
                     total.view(-1).add_(torch.bincount(key, value.flatten(), minlength=total.numel()))
                 else:
                     total.view(-1).index_add_(0, key, value.flatten())
-        nowhere = (amount <= 0)[:, None]
-        self.index.masked_fill_(nowhere, -1)
-        self.weight.masked_fill_(nowhere, 0.0)
+        ignored = (amount <= 0)[:, None]
+        self.index.masked_fill_(ignored, -1)
+        self.weight.masked_fill_(ignored, 0.0)
 
 
 def _slide_of(slides: list[tuple[int, slice]], device: torch.device) -> Tensor:
