@@ -34,7 +34,7 @@ def test_it_descends_and_stops_when_nothing_changes() -> None:
 
 
 def test_seeds_are_in_every_well_separated_cluster() -> None:
-    """k-means++ draws by squared distance, so distant clusters get a seed each; uniform draws would usually miss one."""
+    """k-means++ draws by squared distance, so distant clusters get a seed each; uniform draws usually miss one."""
     centres = torch.eye(6) * 100
     rows = (centres[:, None] + torch.randn(6, 20, 6) * 0.1).flatten(0, 1)
     for seed in range(20):
