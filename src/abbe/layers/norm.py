@@ -1,4 +1,4 @@
-"""LayerNorm that is exact in half precision."""
+"""LayerNorm computed in float32."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 class Norm(nn.LayerNorm):
-    """LayerNorm in float32 whatever the input's type, which it keeps."""
+    """LayerNorm that computes in float32 or better and returns the input's dtype."""
 
     def forward(self, x: Tensor) -> Tensor:
         exact = torch.promote_types(x.dtype, torch.float32)
