@@ -1,26 +1,16 @@
-"""The tissues without tumour: stroma, muscle, fat, glands, lymphocytes and necrosis, each a layer."""
+"""The layers of tissue without tumour: stroma, muscle, fat, glands, lymphocytes and necrosis."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
-from abbe.phantom.render.layers import Layer, View, anywhere, blend, draw, round_cells
-from abbe.phantom.render.noise import (
-    F32,
-    Lattice,
-    directions,
-    fbm,
-    hashed,
-    smeared,
-    step,
-    turns,
-    unit,
-    value_noise,
-    warped_cells,
-)
+from abbe.phantom.render.lattice import Lattice, warped_cells
+from abbe.phantom.render.layers import Layer, View, blend, draw, random_directions, round_cells
+from abbe.phantom.render.noise import F32, directions, fbm, hashed, smeared, step, turns, unit, value_noise
 
 
 def _fibrous(
@@ -37,7 +27,7 @@ def _fibrous(
     half_axes: tuple[float, float],
     chance: float,
 ) -> Layer:
-    """Fibres along a smooth field of directions, clefts between bundles, and nuclei lying along the fibres."""
+    """Fibres along a smooth field of directions, clefts between bundles, and nuclei along the fibres."""
     lines = directions(view.wide, turn, view.key(1), ripple)
     along = view.inner(lines[0]), view.inner(lines[1])
     fine = smeared(view.core, along, grain, view.key(2), reach=reach, taps=4)
@@ -78,7 +68,7 @@ def muscle(view: View) -> Layer:
 
 
 def fat(view: View) -> Layer:
-    """Empty round cells behind thin walls, with flat nuclei where cells meet."""
+    """Empty round cells with thin walls, and flat nuclei where cells meet."""
     warp = (
         np.float32(9) * value_noise(view.wide, 48, view.key(1)),
         np.float32(9) * value_noise(view.wide, 48, view.key(2)),
@@ -92,12 +82,12 @@ def fat(view: View) -> Layer:
     lattice = Lattice.over(view.core, 30, view.key(5), 0.4)
     near = lattice.sample(gap, view.wide) < 6
     a = np.float32(7) * (1 + np.float32(0.2) * lattice.bell(4))
-    nuclei = draw(view, lattice, a, a * np.float32(0.45), anywhere(lattice), near & (lattice.u(6) < 0.45))
+    nuclei = draw(view, lattice, a, a * np.float32(0.45), random_directions(lattice), near & (lattice.u(6) < 0.45))
     return nuclei.ink(np.float32(0.75) + 0 * a, 0.0, 0.0) + np.float32(0.12) * e, e
 
 
 def gland(view: View) -> Layer:
-    """Round glands side by side: clear lumen, tall epithelium with a basal ring of regular nuclei, stroma between."""
+    """Round glands in stroma: clear lumen, tall epithelium with a basal ring of regular nuclei."""
     warp = np.float32(8) * view.noise(56, 1), np.float32(8) * view.noise(56, 2)
     cells = warped_cells(view.core, warp, 128, view.key(3), 0.22)
     wall = np.float32(46) + np.float32(14) * unit(cells.h, 3)
@@ -105,7 +95,7 @@ def gland(view: View) -> Layer:
     height = np.float32(24) + np.float32(6) * unit(cells.h, 4)
     inside = step(depth, 0.0, 2.0)
     lumen = step(depth + np.float32(2.2) * view.noise(12, 4), height, 3.0)
-    # Nuclei in polar coordinates: `turns` around the gland cut into equal cells, `depth` across the epithelium.
+    # Nuclei in polar coordinates: the angle around the gland, cut into equal cells, and the depth of epithelium.
     count = np.rint(wall * np.float32(2 * math.pi / 12.5))
     around = turns(cells.dx, cells.dy) * count
     cell = np.minimum(np.floor(around), count - 1)
@@ -120,7 +110,7 @@ def gland(view: View) -> Layer:
     shade = np.float32(0.66) + np.float32(0.16) * unit(h_cell, 4)
     chromatin = np.float32(0.14 * view.stain.grain) * view.noise(3, 7)
     ink = cover * shade * (np.float32(0.85) + np.float32(0.15) * step(radius, 0.8, 0.4) + chromatin)
-    # Some cells hold a pale drop of mucin between nucleus and lumen.
+    # Some cells have a pale drop of mucin between nucleus and lumen.
     mucin = step(unit(h_cell, 5), 0.55, 0.05) * step(depth, 14.0, 4.0) * (1 - step(np.abs(tangent), pitch * 0.42, 2.0))
     body = inside * (1 - lumen) * (1 - np.float32(0.6) * mucin)
     texture = 1 + np.float32(0.1) * view.noise(5, 8)
@@ -133,7 +123,7 @@ def gland(view: View) -> Layer:
 
 
 def lymphocytes(view: View) -> Layer:
-    """Crowded small dark nuclei, here and there the larger and paler cells of a germinal centre."""
+    """Crowded small dark nuclei, in places the larger and paler cells of a germinal centre."""
     crowd = float(0.93 * view.stain.density)
     h = np.maximum(round_cells(view, 16, 1, crowd, 6.1, 1.0), round_cells(view, 21, 3, 0.3, 6.6, 0.85))
     web = np.maximum(1 + np.float32(0.4) * fbm(view.core, 12, view.key(5), 2), np.float32(0.1))
@@ -155,10 +145,22 @@ def necrosis(view: View) -> Layer:
     dust = Lattice.over(view.core, 10, view.key(4), 0.45)
     crowd = np.float32(0.16) + np.float32(0.14) * dust.sample(cluster, view.wide)
     a = np.float32(0.9) + np.float32(2.0) * dust.u(4) * dust.u(5)
-    specks = draw(view, dust, a, a * np.float32(0.8), anywhere(dust), dust.u(6) < crowd, soft=1.2)
+    specks = draw(view, dust, a, a * np.float32(0.8), random_directions(dust), dust.u(6) < crowd, soft=1.2)
     ghosts = Lattice.over(view.core, 26, view.key(5), 0.4)
     a = np.float32(7) * (1 + np.float32(0.15) * ghosts.bell(4))
-    pale = draw(view, ghosts, a, a * np.float32(0.8), anywhere(ghosts), ghosts.u(7) < 0.5, ragged=0.2, soft=5.0)
+    pale = draw(
+        view, ghosts, a, a * np.float32(0.8), random_directions(ghosts), ghosts.u(7) < 0.5, ragged=0.2, soft=5.0
+    )
     faint = np.float32(0.16) * ghosts.u(8)
     h = np.float32(0.1) * np.maximum(1 + np.float32(0.4) * smudge, 0) + np.float32(0.75) * specks.cover
     return h + pale.ink(faint, 0.0, 0.0), np.maximum(e, np.float32(0.02))
+
+
+NORMAL: dict[str, Callable[[View], Layer]] = {
+    "stroma": stroma,
+    "muscle": muscle,
+    "fat": fat,
+    "gland": gland,
+    "lymphocytes": lymphocytes,
+    "necrosis": necrosis,
+}

@@ -1,4 +1,4 @@
-"""Reports and questions of a cohort, all of them functions of the slides' truth."""
+"""Reports, questions and captions of a cohort, composed from the truth of its slides."""
 
 from __future__ import annotations
 
@@ -45,11 +45,10 @@ Row = dict[str, str]
 def write_texts(out: Path, truths: Sequence[SlideTruth], *, seed: int) -> dict[str, str]:
     """Commit reports.csv, questions.csv, captions.json and questions.json in `out`; return the SHA-256 of each.
 
-    The same truths and seed give the same bytes, whatever the order of `truths`. The two json files are for training
-    and hold the train slides alone; the csv files hold every slide.
-    Raises InputError where two truths have one slide_id.
+    The order of `truths` does not change the bytes. The two json files are for training and hold train slides alone;
+    the csv files hold every slide. Raises InputError if a slide_id is duplicated.
     """
-    ordered = _ordered(truths)
+    ordered = _by_slide_id(truths)
     reports = {truth.slide_id: report_text(truth, seed=seed) for truth in ordered}
     rows = make_questions(ordered, seed=seed)
     train = [truth for truth in ordered if truth.split == "train"]
@@ -76,12 +75,12 @@ def write_texts(out: Path, truths: Sequence[SlideTruth], *, seed: int) -> dict[s
 
 
 def make_questions(truths: Sequence[SlideTruth], *, seed: int) -> list[Row]:
-    """The rows of questions.csv: every template of every slide that has one right option, by slide and template.
+    """The rows of questions.csv, by slide and template; templates without one right option for a slide are left out.
 
-    Within a split and template the right options take turns on the letters, answer by answer, so that the counts of
-    any two letters differ by one at most and a letter says nothing of the answer.
+    Within a split and template the right options, sorted by answer, cycle through the letters. The counts of two
+    letters differ by at most one, overall and for each answer, so that a letter does not reveal the answer.
     """
-    ordered = _ordered(truths)
+    ordered = _by_slide_id(truths)
     asked: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
     for truth in ordered:
         for template in TEMPLATES:
@@ -92,7 +91,7 @@ def make_questions(truths: Sequence[SlideTruth], *, seed: int) -> list[Row]:
     places: dict[tuple[str, str], int] = {}
     for (split, name), answers in asked.items():
         turns = sorted(answers, key=lambda pair: (pair[0], number(seed, name, pair[1])))
-        start = number(seed, split, name)  # the left-over turns do not all fall to A
+        start = number(seed, split, name)  # a random first letter, or A would be the most frequent
         places |= {(name, slide): (start + turn) % sizes[name] for turn, (_, slide) in enumerate(turns)}
     rows = [
         _question(template, truth, answer, places[template.name, truth.slide_id], seed)
@@ -104,11 +103,11 @@ def make_questions(truths: Sequence[SlideTruth], *, seed: int) -> list[Row]:
 
 
 def describe_questions(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """What each template of each split can be guessed with, from the rows of questions.csv.
+    """What guessing achieves for each split and template, from the rows of questions.csv.
 
-    Keys: split, template, n, options, majority_answer and its share among n (what a model reaches that never sees a
-    slide), majority_letter_share (what always saying one letter reaches). A majority share near 1 means that the
-    cohort hardly varies what the template asks.
+    Keys: split, template, n, options, majority_answer, majority_answer_share (accuracy of a model that never sees a
+    slide), majority_letter_share (accuracy of always answering one letter). A majority_answer_share near 1 means that
+    the cohort hardly varies what the template asks.
     """
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
@@ -152,11 +151,11 @@ def _question(template: Template, truth: SlideTruth, answer: str, place: int, se
     }
 
 
-def _ordered(truths: Sequence[SlideTruth]) -> list[SlideTruth]:
+def _by_slide_id(truths: Sequence[SlideTruth]) -> list[SlideTruth]:
     ordered = sorted(truths, key=lambda truth: truth.slide_id)
     for one, other in itertools.pairwise(ordered):
         if one.slide_id == other.slide_id:
-            raise InputError(f"slide {one.slide_id!r} has two truths; a slide_id belongs to one slide")
+            raise InputError(f"slide_id {one.slide_id!r} is duplicated")
     return ordered
 
 

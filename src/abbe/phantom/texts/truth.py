@@ -1,4 +1,4 @@
-"""What is known of a rendered slide, and the stated rules that read an answer from it."""
+"""The truth of a rendered slide, and the rules that read the answer of a question from it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ SUBTYPES = ("a", "b", "")
 
 @dataclass(frozen=True)
 class SlideTruth:
-    """The truth of one slide. Raises InputError where its parts contradict each other.
+    """The truth of one slide. Raises InputError if its parts contradict each other.
 
-    counts: patches of each class of TISSUE_CLASSES; classes left out have none. They add up to `n_patches`.
-    subtype, grade: of the tumour; "" and 0 exactly where the slide has no tumour patch.
-    metastasis: None where the cohort does not say.  til_pattern: where lymphocytes meet the tumour.
-    deposit_patches: of the largest connected tumour deposit.  seed: of the slide.
+    counts: patches of each class of TISSUE_CLASSES; they add up to `n_patches`, and classes left out have none.
+    subtype, grade: of the tumour; "" and 0 if and only if the slide has no tumour patch.
+    metastasis: None if unknown.  til_pattern: where lymphocytes meet the tumour.
+    deposit_patches: size of the largest connected tumour deposit.  seed: of the slide.
     """
 
     slide_id: str
@@ -68,7 +68,7 @@ class SlideTruth:
         return self.counts.get(name, 0)
 
     def share(self, name: str) -> float:
-        """Share of the slide's patches; `name` is a class or "tumour"."""
+        """Share of the slide's patches. name: a class, or "tumour" for all tumour classes."""
         return (self.tumour_patches if name == "tumour" else self.patches(name)) / self.n_patches
 
     def _require(self, fine: bool, message: str) -> None:  # noqa: FBT001
@@ -78,11 +78,11 @@ class SlideTruth:
 
 @dataclass(frozen=True)
 class Template:
-    """One question that can be asked of every slide.
+    """One question that can be asked about every slide.
 
-    options: fixed, so that the form of a question says nothing of its answer.  answer: the right one of `options` by
-    the truth, or None where no one option is right, and the question is not asked.
-    paraphrases: at least four; the last is asked in the test split, and only there.
+    options: fixed, so that the form of a question does not reveal its answer.  answer: the right one of `options` by
+    the truth, or None if no single option is right; the question is not asked then.
+    paraphrases: at least four; the last is asked in the test split alone.
     """
 
     name: str
@@ -93,18 +93,29 @@ class Template:
     paraphrases: tuple[str, ...] = field(repr=False)
 
 
+def category(broad: str, narrow: str) -> Callable[..., Template]:
+    """A function that makes the templates of one category of SlideBench."""
+
+    def template(
+        name: str, options: tuple[str, ...], answer: Callable[[SlideTruth], str | None], *paraphrases: str
+    ) -> Template:
+        return Template(name, broad, narrow, options, answer, paraphrases)
+
+    return template
+
+
 NO_TUMOUR = "no tumour is seen"
 AMOUNTS = ("none", "under 15 %", "15 % to 30 %", "over 30 %")
 
 
 def amount(truth: SlideTruth, name: str) -> str:
-    """Share of a normal class in words: one of AMOUNTS. 15 % and 30 % belong to the third."""
+    """Share of a class in words: one of AMOUNTS. 15 % and 30 % belong to the third."""
     share = truth.share(name)
     return AMOUNTS[(share > 0) + (share >= 0.15) + (share > 0.30)]
 
 
 def largest(truth: SlideTruth, names: tuple[str, ...]) -> str | None:
-    """The class with most patches; None where two share the first place."""
+    """The class with most patches; None if two are tied."""
     counts = sorted(((truth.patches(name), name) for name in names), reverse=True)
     return counts[0][1] if counts[0][0] > counts[1][0] else None
 
