@@ -20,10 +20,10 @@ from scipy import ndimage
 
 from abbe.console import progress
 from abbe.data import SPLITS
-from abbe.data.labelled_images import expand, find_images, read_images
-from abbe.errors import InputError, SlideError
+from abbe.data.labelled_images import expand, find_images
+from abbe.errors import InputError
 from abbe.phantom.bank import PatchBank
-from abbe.phantom.mosaic import index_of
+from abbe.phantom.mosaic import index_of, read_patches
 from abbe.phantom.settings import MosaicBankPlan
 from abbe.slides.patch_encoders import create_patch_encoder
 from abbe.store import commit
@@ -90,8 +90,7 @@ def read_normal_patches(bank: PatchBank, folder: Path, count: int) -> list[list[
     for split in range(len(SPLITS)):
         of_split = [image for image in images if split_of.get(image.group) == split]
         spaced = of_split[:: max(1, len(of_split) // count)][:count]
-        read = read_images(spaced, plan.patch_size, resize=plan.resize)
-        chosen.append([pixels for _, pixels in read if not isinstance(pixels, SlideError)])
+        chosen.append(read_patches(spaced, plan.patch_size, resize=plan.resize)[0])
     return chosen
 
 

@@ -178,7 +178,9 @@ def build_bank(plan: BankPlan, folder: str | Path, *, workers: int | None = None
         version=VERSION,
         wanted=plan_record(plan, encoder),
     )
-    return PatchBank(plan, encoder, **arrays)
+    return PatchBank(
+        plan, encoder, arrays["features"], arrays["cls"], arrays["site"], arrays["setting"], arrays["split"]
+    )
 
 
 def _render_and_encode(plan: BankPlan, encoder: EncoderVersion, workers: int | None) -> tuple[Arrays, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Tables of a cohort: a slide's row of labels.csv, its rows of truth/patches.parquet, and the truth behind its texts."""
+"""What the tables of a cohort say about a slide: its label, its patches, and the truth behind its texts."""
 
 from __future__ import annotations
 

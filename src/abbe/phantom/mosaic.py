@@ -6,12 +6,13 @@ A mosaic is no slide: neighbouring patches come from different places. Only the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from joblib import delayed
+from numpy.typing import NDArray
 
 from abbe.data.labelled_images import LabelledImage, expand, find_images, read_images, sources_sha256
 from abbe.errors import InputError, SlideError
@@ -112,16 +113,23 @@ def _encode_batch(
     plan: MosaicBankPlan, encoder: EncoderVersion, images: Sequence[LabelledImage]
 ) -> tuple[np.ndarray, list[LabelledImage], dict[str, str]]:
     """Features of the images that can be read, those images, and why the others cannot."""
+    pixels, read, broken = read_patches(images, plan.patch_size, resize=plan.resize)
+    features = encode(plan.encoder, encoder, np.stack(pixels)) if pixels else np.empty((0, 0), np.float32)
+    return features, read, broken
+
+
+def read_patches(
+    images: Iterable[LabelledImage], side: int, *, resize: bool = False
+) -> tuple[list[NDArray[np.uint8]], list[LabelledImage], dict[str, str]]:
+    """Pixels of the images that can be read, uint8 [side, side, 3], those images, and why the others cannot."""
     pixels, read, broken = [], [], {}
-    for image, found in read_images(images, plan.patch_size, resize=plan.resize):
+    for image, found in read_images(images, side, resize=resize):
         if isinstance(found, SlideError):
             broken[image.name] = found.reason
         else:
             pixels.append(found)
             read.append(image)
-    if not pixels:
-        return np.empty((0, 0), np.float32), [], broken
-    return encode(plan.encoder, encoder, np.stack(pixels)), read, broken
+    return pixels, read, broken
 
 
 def _split(plan: MosaicBankPlan, arrays: Arrays, groups: Sequence[str]) -> np.ndarray:

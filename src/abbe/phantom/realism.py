@@ -14,11 +14,11 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import StratifiedGroupKFold
 
 from abbe.console import progress
-from abbe.data.labelled_images import LabelledImage, expand, find_images, read_images, sources_sha256
-from abbe.errors import InputError, SlideError
+from abbe.data.labelled_images import LabelledImage, expand, find_images, sources_sha256
+from abbe.errors import InputError
 from abbe.phantom.bank import SETTINGS
 from abbe.phantom.draw import shuffled
-from abbe.phantom.mosaic import index_of
+from abbe.phantom.mosaic import index_of, read_patches
 from abbe.phantom.render.tissue import MPP, TISSUE_CLASSES, render, site_stain
 from abbe.phantom.scores import linear_probe
 from abbe.phantom.settings import RealismSettings
@@ -37,13 +37,15 @@ def realism(run: RealismSettings) -> dict[str, Any]:
     """Commit the montage and the record; returns the record. InputError if there are too few groups or patches."""
     sources, index = expand(run.patches), index_of(run.patches)
     images, others = find_images(sources, run.classes, index)
-    real, real_groups, broken = _read(run, _sampled(run, images))
+    real, read, broken = read_patches(_sampled(run, images), run.patch_size)
+    real_groups = [f"{image.cls}/{image.group}" for image in read]
     if len(set(real_groups)) < FOLDS or len(real) < len(_SHOWN):
         raise InputError(
             f"realism: {len(real)} real patches of {len(set(real_groups))} groups are too few; at least {len(_SHOWN)} "
             f"patches of {FOLDS} groups are needed"
         )
     rendered, rendered_groups = _rendered(run)
+    real, rendered = list(map(_through_jpeg, real)), list(map(_through_jpeg, rendered))
     stains = run.sites * SETTINGS
     rendered_row = [
         rendered[(TISSUE_CLASSES.index(name) * stains + place % stains) * run.per_group]
@@ -110,18 +112,6 @@ def _sampled(run: RealismSettings, images: Sequence[LabelledImage]) -> list[Labe
     return [image for key, group in groups.items() for image in shuffled(group, run.seed, *key)[: run.per_group]]
 
 
-def _read(run: RealismSettings, images: Sequence[LabelledImage]) -> tuple[list[Pixels], list[str], dict[str, str]]:
-    """Patches, the group of each, and why the others could not be read."""
-    patches, groups, broken = [], [], {}
-    for image, found in read_images(images, run.patch_size, resize=False):
-        if isinstance(found, SlideError):
-            broken[image.name] = found.reason
-        else:
-            patches.append(_through_jpeg(found))
-            groups.append(f"{image.cls}/{image.group}")
-    return patches, groups, broken
-
-
 def _rendered(run: RealismSettings) -> tuple[list[Pixels], list[str]]:
     """`per_group` patches of every class, site and setting, in that order, and the group of each."""
     rng = np.random.default_rng([run.seed, 17])
@@ -131,8 +121,7 @@ def _rendered(run: RealismSettings) -> tuple[list[Pixels], list[str]]:
             for site, setting in itertools.product(range(run.sites), range(SETTINGS)):
                 stain = site_stain(site, setting, run.seed)
                 for x, y, seed in rng.integers(0, 1 << 20, (run.per_group, 3)).tolist():
-                    patch = render(x, y, run.patch_size, run.patch_size, cls, stain=stain, seed=seed)
-                    patches.append(_through_jpeg(patch))
+                    patches.append(render(x, y, run.patch_size, run.patch_size, cls, stain=stain, seed=seed))
                     groups.append(f"rendered/{name}/{site}/{setting}")
             bar.advance(bar.task_ids[0])
     return patches, groups

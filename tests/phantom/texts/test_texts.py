@@ -282,7 +282,7 @@ def test_a_truth_that_contradicts_itself_is_refused(change: dict[str, object], m
 
 
 def test_two_truths_of_one_slide_are_refused() -> None:
-    with pytest.raises(InputError, match="slide 's0001' has two truths"):
+    with pytest.raises(InputError, match="slide_id 's0001' is duplicated"):
         make_questions([truth(1), truth(1)], seed=0)
 
 

@@ -43,7 +43,7 @@ class Lattice:
 
     def bell(self, channel: int) -> F32:
         """Roughly normal, sd 1, bounded at 2.45, for every object; uses ``channel`` and the next."""
-        return (self.u(channel) + self.u(channel + 1) - np.float32(1)) * np.float32(2.45)
+        return (self.u(channel) + self.u(channel + 1) - 1) * 2.45
 
     def sample(self, field: F32, grown: Region, dx: int = 0, dy: int = 0) -> F32:
         """Values of ``field``, a raster over ``grown``, at the objects' centres plus (dx, dy), clipped to its edge."""

@@ -47,7 +47,6 @@ class View:
 class Nuclei:
     """Drawn nuclei, by pixel. cover: 0 to 1.  radius: relative distance from the centre.  who: number of the object."""
 
-    lattice: Lattice
     cover: F32
     radius: F32
     who: Index
@@ -55,11 +54,7 @@ class Nuclei:
     def ink(self, dark: F32, chromatin: F32 | float, rim: float) -> F32:
         """Haematoxylin density. dark: per object.  chromatin: texture.  rim: contrast of the darker membrane."""
         edge = step(self.radius, 0.8, 0.4)
-        return (
-            self.cover
-            * dark.ravel()[self.who]
-            * np.maximum(1 - np.float32(rim) * (1 - edge) + chromatin, np.float32(0.15))
-        )
+        return self.cover * dark.ravel()[self.who] * np.maximum(1 - rim * (1 - edge) + chromatin, 0.15)
 
 
 def draw(
@@ -75,26 +70,26 @@ def draw(
     """Draw a lattice of elliptic nuclei with slightly uneven outlines. soft: width of the edge in pixels."""
     q, who = lattice.ellipses(a, b, line[0], line[1], present)
     radius = np.sqrt(q)
-    radius *= 1 + np.float32(ragged) * value_noise(view.core, 7, key(view.salt, 901, lattice.cell))
+    radius *= 1 + ragged * value_noise(view.core, 7, key(view.salt, 901, lattice.cell))
     size = np.minimum(a, b).ravel()[who]
-    cover = np.clip((1 - radius) * size * np.float32(1 / soft) + np.float32(0.5), 0, 1)
-    return Nuclei(lattice, cover, radius, who)
+    cover = np.clip((1 - radius) * size * np.float32(1 / soft) + 0.5, 0, 1)
+    return Nuclei(cover, radius, who)
 
 
-def random_directions(lattice: Lattice, channel: int = 12) -> tuple[F32, F32]:
+def random_directions(lattice: Lattice) -> tuple[F32, F32]:
     """A random direction for every object."""
-    angle = (lattice.u(channel) * np.float32(256)).astype(np.intp)
+    angle = (lattice.u(12) * 256).astype(np.intp)
     return _COMPASS[0][angle], _COMPASS[1][angle]
 
 
 def round_cells(view: View, cell: int, salt: int, chance: float | F32, radius: float, dark: float) -> F32:
     """Haematoxylin of small round dark nuclei (lymphocytes). chance: probability of one at each site."""
     lattice = Lattice.over(view.core, cell, view.key(salt), 0.42)
-    a = np.float32(radius) * (1 + np.float32(0.12) * lattice.bell(4))
-    b = a * (1 - np.float32(0.25) * lattice.u(6))
+    a = radius * (1 + 0.12 * lattice.bell(4))
+    b = a * (1 - 0.25 * lattice.u(6))
     nuclei = draw(view, lattice, a, b, random_directions(lattice), lattice.u(7) < chance, ragged=0.08)
-    shade = np.float32(dark) * (1 + np.float32(0.14) * lattice.bell(8))
-    return nuclei.ink(shade, np.float32(0.16 * view.stain.grain) * view.noise(3, salt + 1), 0.12)
+    shade = dark * (1 + 0.14 * lattice.bell(8))
+    return nuclei.ink(shade, 0.16 * view.stain.grain * view.noise(3, salt + 1), 0.12)
 
 
 def blend(under: Layer, share: F32, over: Callable[[View], Layer], view: View) -> Layer:

@@ -79,8 +79,8 @@ def _taps(start: int, length: int, cell: int) -> tuple[int, int, Index, F32]:
     """First lattice node, node count, node index per pixel ``[length]`` and B-spline weights ``[4, length]``."""
     position = np.arange(start, start + length)
     node = position // cell
-    t = ((position - node * cell).astype(np.float32) + np.float32(0.5)) / np.float32(cell)
-    s = np.float32(1) - t
+    t = ((position - node * cell).astype(np.float32) + 0.5) / np.float32(cell)
+    s = 1 - t
     sixth = np.float32(1 / 6)
     weights = np.stack([s * s * s, 4 - 6 * t * t + 3 * t * t * t, 4 - 6 * s * s + 3 * s * s * s, t * t * t]) * sixth
     first = int(node[0])
@@ -91,7 +91,7 @@ def value_noise(region: Region, cell: int, salt: int) -> F32:
     """Smooth noise with features of about ``cell`` pixels: cubic B-spline through a hashed lattice."""
     x_first, nx, ix, wx = _taps(region.x0, region.width, cell)
     y_first, ny, iy, wy = _taps(region.y0, region.height, cell)
-    nodes = (unit(grid_hash(x_first, y_first, nx, ny, salt)) - np.float32(0.5)) * (np.float32(2) / _BSPLINE_SD)
+    nodes = (unit(grid_hash(x_first, y_first, nx, ny, salt)) - 0.5) * (2 / _BSPLINE_SD)
     rows = nodes[:, ix] * wx[0]
     for k in range(1, 4):
         rows += nodes[:, ix + k] * wx[k]
@@ -128,9 +128,9 @@ def directions(region: Region, cell: int, salt: int, ripple: float = 0.0) -> tup
         c += np.float32(ripple) * value_noise(region, fine, key(salt, 3))
         s += np.float32(ripple) * value_noise(region, fine, key(salt, 4))
     c /= np.sqrt(c * c + s * s) + np.float32(1e-6)
-    c *= np.float32(0.5)
-    ux = np.sqrt(np.maximum(np.float32(0.5) + c, 0))
-    uy = np.copysign(np.sqrt(np.maximum(np.float32(0.5) - c, 0)), s)
+    c *= 0.5
+    ux = np.sqrt(np.maximum(0.5 + c, 0))
+    uy = np.copysign(np.sqrt(np.maximum(0.5 - c, 0)), s)
     return ux, uy
 
 
@@ -160,13 +160,13 @@ def turns(dx: F32, dy: F32) -> F32:
     ax, ay = np.abs(dx), np.abs(dy)
     z = np.minimum(ax, ay) / (np.maximum(ax, ay) + np.float32(1e-12))
     z2 = z * z
-    angle = z * (np.float32(0.1591) + z2 * (np.float32(-0.0502) + z2 * np.float32(0.0161)))
-    angle = np.where(ay > ax, np.float32(0.25) - angle, angle)
-    angle = np.where(dx < 0, np.float32(0.5) - angle, angle)
-    return np.where(dy < 0, np.float32(1) - angle, angle)
+    angle = z * (0.1591 + z2 * (-0.0502 + z2 * 0.0161))
+    angle = np.where(ay > ax, 0.25 - angle, angle)
+    angle = np.where(dx < 0, 0.5 - angle, angle)
+    return np.where(dy < 0, 1 - angle, angle)
 
 
 def step(value: F32, edge: float | F32, width: float) -> F32:
     """A smooth step from 0 to 1 as ``value`` rises through ``edge``, over ``width``."""
-    t = np.clip((value - edge) * np.float32(1 / width) + np.float32(0.5), 0, 1)
+    t = np.clip((value - edge) * np.float32(1 / width) + 0.5, 0, 1)
     return t * t * (3 - 2 * t)

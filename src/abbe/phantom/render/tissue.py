@@ -69,7 +69,7 @@ def _to_pixels(h: F32, e: F32, region: Region, stain: Stain, seed: int) -> NDArr
         value = table[density.astype(np.intp)]
         value *= np.float32(stain.background[channel])
         # The sd of a uniform byte is 73.9.
-        value += (sensor[:, :, channel] - np.float32(127.5)) * np.float32(stain.noise / 73.9) + np.float32(0.5)
+        value += (sensor[:, :, channel] - np.float32(127.5)) * np.float32(stain.noise / 73.9) + 0.5
         pixels[:, :, channel] = np.clip(value, 0, 255)
     return pixels
 

@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-from abbe.phantom.texts.truth import (
-    NO_TUMOUR,
-    SlideTruth,
-    by_grade,
-    by_pattern,
-    by_subtype,
-    category,
-    risk_group,
-    yes,
-)
+from abbe.phantom.texts.template import NO_TUMOUR, Rule, by_grade, by_pattern, by_subtype, category, if_tumour, yes_if
+from abbe.phantom.texts.truth import SlideTruth, risk_group
 
 _detection = category("Diagnosis", "Disease Detection")
 _classification = category("Diagnosis", "Disease Classification")
@@ -23,16 +15,11 @@ _prognosis = category("Clinical", "Prognostic Assessment")
 _treatment = category("Clinical", "Treatment Guidance")
 _biomarker = category("Clinical", "Biomarker Analysis")
 
-_TYPES = ("gland-forming carcinoma", "solid or keratinising carcinoma")
-_GRADES = ("grade 1", "grade 2", "grade 3")
 _SIZES = (NO_TUMOUR, "up to 5 patches", "6 to 20 patches", "over 20 patches")
 _STAGES = ("no tumour stage", "localised, small", "localised, large", "metastatic")
 _FINDINGS = ("carcinoma", "inflammation", "necrosis without tumour", "none of these")
 _CERTAINTY = ("its own marks are enough", "further stains are needed")
 _STEPS = ("no treatment", "excision", "excision and systemic therapy", "systemic therapy")
-_OUTLOOK = ("favourable", "intermediate", "unfavourable")
-_IMMUNE = ("inflamed", "excluded", "desert")
-_MARKERS = ("markers of glandular origin", "markers of squamous origin")
 
 
 def _size(truth: SlideTruth) -> str:
@@ -67,8 +54,7 @@ def _step(truth: SlideTruth) -> str:
 DIAGNOSIS = (
     _detection(
         "tumour_present",
-        ("yes", "no"),
-        lambda truth: yes(truth.grade > 0),
+        yes_if(lambda truth: truth.grade > 0),
         "Is there a tumour deposit?",
         "Does the section contain tumour?",
         "Can tumour be found anywhere on the slide?",
@@ -76,8 +62,7 @@ DIAGNOSIS = (
     ),
     _detection(
         "metastasis",
-        ("yes", "no"),
-        lambda truth: None if truth.metastasis is None else yes(truth.metastasis),
+        yes_if(lambda truth: truth.metastasis),
         "Is there a metastasis?",
         "Does the section show metastatic disease?",
         "Can a metastatic deposit be found?",
@@ -85,8 +70,7 @@ DIAGNOSIS = (
     ),
     _classification(
         "subtype",
-        (*_TYPES, NO_TUMOUR),
-        lambda truth: by_subtype(truth, _TYPES),
+        by_subtype("gland-forming carcinoma", "solid or keratinising carcinoma"),
         "What is the diagnosis?",
         "Which type of tumour is present, if any?",
         "How would you classify the tumour?",
@@ -94,8 +78,7 @@ DIAGNOSIS = (
     ),
     _grading(
         "grade",
-        (*_GRADES, NO_TUMOUR),
-        lambda truth: by_grade(truth, _GRADES),
+        by_grade("grade 1", "grade 2", "grade 3"),
         "What is the grade of the tumour?",
         "Which grade would you assign?",
         "How is the tumour graded?",
@@ -103,8 +86,7 @@ DIAGNOSIS = (
     ),
     _grading(
         "high_grade",
-        ("yes", "no"),
-        lambda truth: yes(truth.grade == 3),
+        yes_if(lambda truth: truth.grade == 3),
         "Is there a poorly differentiated (grade 3) tumour?",
         "Does the section hold a tumour of the highest of three grades?",
         "Can grade 3 tumour be found?",
@@ -112,8 +94,7 @@ DIAGNOSIS = (
     ),
     _staging(
         "deposit_size",
-        _SIZES,
-        _size,
+        Rule(_SIZES, _size),
         "How large is the largest tumour deposit, counted in patches?",
         "What is the size in patches of the largest connected deposit?",
         "How many patches does the largest tumour deposit cover?",
@@ -121,8 +102,7 @@ DIAGNOSIS = (
     ),
     _staging(
         "stage",
-        _STAGES,
-        _stage,
+        Rule(_STAGES, _stage),
         "What is the stage (large: tumour of at least 2 % of the tissue)?",
         "Which stage applies, with large meaning at least 2 % of the tissue?",
         "How would you stage this case, if tumour of 2 % of the tissue or more is large?",
@@ -130,8 +110,7 @@ DIAGNOSIS = (
     ),
     _differential(
         "differential",
-        _FINDINGS,
-        _finding,
+        Rule(_FINDINGS, _finding),
         "Which of these heads the differential diagnosis?",
         "What explains the findings best?",
         "Which of the following should be considered first?",
@@ -139,8 +118,7 @@ DIAGNOSIS = (
     ),
     _differential(
         "certainty",
-        (*_CERTAINTY, NO_TUMOUR),
-        lambda truth: by_grade(truth, (_CERTAINTY[0], *_CERTAINTY)),
+        if_tumour(_CERTAINTY, lambda truth: _CERTAINTY[truth.grade == 3]),
         "Is the type of the tumour plain from its morphology?",
         "Do the tumour's own marks settle its type?",
         "What does it take to tell the type of the tumour?",
@@ -151,8 +129,7 @@ DIAGNOSIS = (
 CLINICAL = (
     _risk(
         "risk_group",
-        ("low", "intermediate", "high", NO_TUMOUR),
-        risk_group,
+        if_tumour(("low", "intermediate", "high"), risk_group),
         "Which risk group follows from grade, tumour extent and necrosis?",
         "To what risk group do grade, extent and necrosis assign the patient?",
         "Weighing grade, extent of tumour and necrosis, what is the risk?",
@@ -160,8 +137,7 @@ CLINICAL = (
     ),
     _risk(
         "necrosis_risk",
-        ("yes", "no"),
-        lambda truth: yes(truth.grade > 0 and truth.share("necrosis") >= 0.15),
+        yes_if(lambda truth: truth.grade > 0 and truth.share("necrosis") >= 0.15),
         "Is tumour together with necrosis of at least 15 % of the tissue present as a risk factor?",
         "Does the patient carry the risk factor of a tumour with at least 15 % necrosis in the section?",
         "Tumour on a slide with 15 % necrosis or more is a risk factor: is it present?",
@@ -169,8 +145,7 @@ CLINICAL = (
     ),
     _prognosis(
         "outlook",
-        (*_OUTLOOK, NO_TUMOUR),
-        lambda truth: by_pattern(truth, _OUTLOOK),
+        by_pattern("favourable", "intermediate", "unfavourable"),
         "What outlook does the arrangement of lymphocytes suggest?",
         "Judged by where lymphocytes lie, what is the prognosis?",
         "Which prognosis follows from lymphocytes in or around the tumour?",
@@ -178,8 +153,7 @@ CLINICAL = (
     ),
     _treatment(
         "next_step",
-        _STEPS,
-        _step,
+        Rule(_STEPS, _step),
         "What is the next step?",
         "Which treatment follows from these findings?",
         "How should the patient be treated?",
@@ -187,8 +161,7 @@ CLINICAL = (
     ),
     _biomarker(
         "immune_pattern",
-        (*_IMMUNE, NO_TUMOUR),
-        lambda truth: by_pattern(truth, _IMMUNE),
+        by_pattern("inflamed", "excluded", "desert"),
         "What is the immune pattern of the tumour?",
         "Which immune phenotype does the tumour have?",
         "How would you describe the tumour's immune type?",
@@ -196,8 +169,7 @@ CLINICAL = (
     ),
     _biomarker(
         "marker_panel",
-        (*_MARKERS, NO_TUMOUR),
-        lambda truth: by_subtype(truth, _MARKERS),
+        by_subtype("markers of glandular origin", "markers of squamous origin"),
         "Which markers should confirm the tumour?",
         "Which panel of stains would you expect to be positive?",
         "What markers is the tumour likely to express?",

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from abbe.phantom.texts.truth import (
-    AMOUNTS,
+from abbe.phantom.texts.template import (
     NO_TUMOUR,
-    SlideTruth,
+    Rule,
     amount,
     by_grade,
     by_pattern,
     by_subtype,
     category,
-    largest,
-    yes,
+    if_tumour,
+    most_of,
+    yes_if,
 )
+from abbe.phantom.texts.truth import SlideTruth
 
 _architecture = category("Microscopy", "Tissue Architecture and Arrangement")
 _tumour = category("Microscopy", "Tumor Characteristics")
 _change = category("Microscopy", "Histopathological Changes")
 _cells = category("Microscopy", "Cytomorphological Characteristics")
 
-_FRAME = ("stroma", "muscle", "fat", "gland")
 _EXTENT = (NO_TUMOUR, "under 0.5 %", "0.5 % to 2 %", "over 2 %")
-_GROWTH = ("forms glands", "grows in solid sheets")
-_NUCLEI = ("mild", "moderate", "marked")
-_PLACE = ("inside the tumour", "along the margin of the tumour", "neither inside nor along the margin")
+_DENSITIES = ("low", "moderate", "high")
+_DEPOSITS = ("one", "more than one")
 
 
 def _extent(truth: SlideTruth) -> str:
@@ -32,22 +31,15 @@ def _extent(truth: SlideTruth) -> str:
     return _EXTENT[(share > 0) + (share >= 0.005) + (share > 0.02)]
 
 
-def _deposits(truth: SlideTruth) -> str:
-    if not truth.grade:
-        return NO_TUMOUR
-    return "one" if truth.deposit_patches == truth.tumour_patches else "more than one"
-
-
 def _density(truth: SlideTruth) -> str:
     share = truth.share("lymphocytes")
-    return ("low", "moderate", "high")[(share >= 0.10) + (share > 0.30)]
+    return _DENSITIES[(share >= 0.10) + (share > 0.30)]
 
 
 MICROSCOPY = (
     _architecture(
         "dominant_tissue",
-        _FRAME,
-        lambda truth: largest(truth, _FRAME),
+        most_of("stroma", "muscle", "fat", "gland"),
         "Which of these tissues covers most of the slide?",
         "Among the tissues named, which one takes up the largest area?",
         "Looking over the whole section, which of the following is the most extensive?",
@@ -55,8 +47,7 @@ MICROSCOPY = (
     ),
     _architecture(
         "gland_amount",
-        AMOUNTS,
-        lambda truth: amount(truth, "gland"),
+        amount("gland"),
         "How much of the tissue is benign glands?",
         "What share of the section do benign glands take?",
         "Benign glandular tissue makes up how much of the slide?",
@@ -64,8 +55,7 @@ MICROSCOPY = (
     ),
     _architecture(
         "fat_amount",
-        AMOUNTS,
-        lambda truth: amount(truth, "fat"),
+        amount("fat"),
         "How much of the tissue is fat?",
         "What share of the section is adipose tissue?",
         "Adipose tissue makes up how much of the slide?",
@@ -73,8 +63,7 @@ MICROSCOPY = (
     ),
     _architecture(
         "muscle_amount",
-        AMOUNTS,
-        lambda truth: amount(truth, "muscle"),
+        amount("muscle"),
         "How much of the tissue is muscle?",
         "What share of the section is made of muscle fibres?",
         "Muscle makes up how much of the slide?",
@@ -82,8 +71,7 @@ MICROSCOPY = (
     ),
     _architecture(
         "stroma_or_muscle",
-        ("stroma", "muscle"),
-        lambda truth: largest(truth, ("stroma", "muscle")),
+        most_of("stroma", "muscle"),
         "Is there more stroma or more muscle?",
         "Which covers the larger area, stroma or muscle?",
         "Comparing fibrous stroma with muscle, which is more extensive?",
@@ -91,8 +79,7 @@ MICROSCOPY = (
     ),
     _tumour(
         "tumour_extent",
-        _EXTENT,
-        _extent,
+        Rule(_EXTENT, _extent),
         "How much of the tissue is tumour?",
         "What share of the section does tumour take?",
         "Tumour makes up how much of the slide?",
@@ -100,8 +87,7 @@ MICROSCOPY = (
     ),
     _tumour(
         "growth",
-        (*_GROWTH, NO_TUMOUR),
-        lambda truth: by_subtype(truth, _GROWTH),
+        by_subtype("forms glands", "grows in solid sheets"),
         "How does the tumour grow?",
         "Which growth pattern does the tumour show?",
         "What is the architecture of the tumour, if there is one?",
@@ -109,8 +95,7 @@ MICROSCOPY = (
     ),
     _tumour(
         "deposits",
-        ("one", "more than one", NO_TUMOUR),
-        _deposits,
+        if_tumour(_DEPOSITS, lambda truth: _DEPOSITS[truth.deposit_patches < truth.tumour_patches]),
         "How many separate tumour deposits are there?",
         "Does the tumour lie in one deposit or in several?",
         "Count the connected tumour deposits: which is right?",
@@ -118,8 +103,7 @@ MICROSCOPY = (
     ),
     _tumour(
         "keratin",
-        ("yes", "no"),
-        lambda truth: yes(truth.subtype == "b" and truth.grade <= 2),
+        yes_if(lambda truth: truth.subtype == "b" and truth.grade <= 2),
         "Does a tumour on this slide keratinise?",
         "Is there a keratinising tumour here?",
         "Can keratin formed by tumour be found?",
@@ -127,8 +111,7 @@ MICROSCOPY = (
     ),
     _change(
         "necrosis_present",
-        ("yes", "no"),
-        lambda truth: yes(truth.patches("necrosis") > 0),
+        yes_if(lambda truth: truth.patches("necrosis") > 0),
         "Is there any necrosis?",
         "Does the section contain necrotic tissue?",
         "Can necrosis be found anywhere on the slide?",
@@ -136,8 +119,7 @@ MICROSCOPY = (
     ),
     _change(
         "necrosis_amount",
-        AMOUNTS,
-        lambda truth: amount(truth, "necrosis"),
+        amount("necrosis"),
         "How much of the tissue is necrotic?",
         "What share of the section is necrosis?",
         "Necrosis makes up how much of the slide?",
@@ -145,8 +127,7 @@ MICROSCOPY = (
     ),
     _change(
         "lymphocyte_density",
-        ("low", "moderate", "high"),
-        _density,
+        Rule(_DENSITIES, _density),
         "How dense is the lymphocytic infiltrate over the whole section (low under 10 %, high over 30 % of it)?",
         "Rate the amount of lymphocytes: low is under 10 %, high is over 30 % of the tissue.",
         "With under 10 % of the tissue as low and over 30 % as high, how rich is the slide in lymphocytes?",
@@ -154,8 +135,7 @@ MICROSCOPY = (
     ),
     _change(
         "lymphocyte_place",
-        (*_PLACE, NO_TUMOUR),
-        lambda truth: by_pattern(truth, _PLACE),
+        by_pattern("inside the tumour", "along the margin of the tumour", "neither inside nor along the margin"),
         "Where do lymphocytes lie with respect to the tumour?",
         "How are lymphocytes arranged around the tumour?",
         "In relation to the tumour, where is the lymphocytic infiltrate?",
@@ -163,8 +143,7 @@ MICROSCOPY = (
     ),
     _change(
         "necrosis_or_lymphocytes",
-        ("necrosis", "lymphocytes"),
-        lambda truth: largest(truth, ("necrosis", "lymphocytes")),
+        most_of("necrosis", "lymphocytes"),
         "Is there more necrosis or more lymphocytic infiltrate?",
         "Which covers the larger area, necrosis or lymphocytes?",
         "Comparing necrosis with lymphocytes, which is more extensive?",
@@ -172,8 +151,7 @@ MICROSCOPY = (
     ),
     _cells(
         "pleomorphism",
-        (*_NUCLEI, NO_TUMOUR),
-        lambda truth: by_grade(truth, _NUCLEI),
+        by_grade("mild", "moderate", "marked"),
         "How pleomorphic are the tumour nuclei?",
         "What degree of nuclear pleomorphism does the tumour show?",
         "How much do nuclei of the tumour vary in size and shape?",
@@ -181,10 +159,7 @@ MICROSCOPY = (
     ),
     _cells(
         "lymphocytes_or_glands",
-        ("lymphocytes", "glandular cells"),
-        lambda truth: {"lymphocytes": "lymphocytes", "gland": "glandular cells", None: None}[
-            largest(truth, ("lymphocytes", "gland"))
-        ],
+        most_of("lymphocytes", "gland", words=("lymphocytes", "glandular cells")),
         "Which cells take up more area, lymphocytes or benign glandular cells?",
         "Are lymphocytes or benign glandular cells more widespread?",
         "Comparing lymphocytes with benign glandular cells, which fill more of the section?",

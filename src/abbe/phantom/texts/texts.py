@@ -14,9 +14,10 @@ from abbe.data.benchmarks.questions import LETTERS
 from abbe.errors import InputError
 from abbe.phantom.draw import number, pick, shuffled
 from abbe.phantom.texts.reports import report_text
+from abbe.phantom.texts.template import Template
 from abbe.phantom.texts.templates_diagnosis import CLINICAL, DIAGNOSIS
 from abbe.phantom.texts.templates_microscopy import MICROSCOPY
-from abbe.phantom.texts.truth import SlideTruth, Template
+from abbe.phantom.texts.truth import SlideTruth
 from abbe.store import commit
 
 __all__ = ["TEMPLATES", "SlideTruth", "Template", "describe_questions", "make_questions", "write_texts"]

@@ -1,9 +1,8 @@
-"""The truth of a rendered slide, and the rules that read the answer of a question from it."""
+"""The truth of a rendered slide."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from abbe.data import SPLITS
 from abbe.errors import InputError
@@ -76,77 +75,17 @@ class SlideTruth:
             raise InputError(f"truth of slide {self.slide_id!r}: {message}")
 
 
-@dataclass(frozen=True)
-class Template:
-    """One question that can be asked about every slide.
-
-    options: fixed, so that the form of a question does not reveal its answer.  answer: the right one of `options` by
-    the truth, or None if no single option is right; the question is not asked then.
-    paraphrases: at least four; the last is asked in the test split alone.
-    """
-
-    name: str
-    broad: str
-    narrow: str
-    options: tuple[str, ...]
-    answer: Callable[[SlideTruth], str | None] = field(repr=False)
-    paraphrases: tuple[str, ...] = field(repr=False)
-
-
-def category(broad: str, narrow: str) -> Callable[..., Template]:
-    """A function that makes the templates of one category of SlideBench."""
-
-    def template(
-        name: str, options: tuple[str, ...], answer: Callable[[SlideTruth], str | None], *paraphrases: str
-    ) -> Template:
-        return Template(name, broad, narrow, options, answer, paraphrases)
-
-    return template
-
-
-NO_TUMOUR = "no tumour is seen"
-AMOUNTS = ("none", "under 15 %", "15 % to 30 %", "over 30 %")
-
-
-def amount(truth: SlideTruth, name: str) -> str:
-    """Share of a class in words: one of AMOUNTS. 15 % and 30 % belong to the third."""
-    share = truth.share(name)
-    return AMOUNTS[(share > 0) + (share >= 0.15) + (share > 0.30)]
-
-
 def largest(truth: SlideTruth, names: tuple[str, ...]) -> str | None:
     """The class with most patches; None if two are tied."""
     counts = sorted(((truth.patches(name), name) for name in names), reverse=True)
     return counts[0][1] if counts[0][0] > counts[1][0] else None
 
 
-def by_grade(truth: SlideTruth, words: tuple[str, str, str]) -> str:
-    """One of three words for grades 1, 2 and 3; NO_TUMOUR without a tumour."""
-    return words[truth.grade - 1] if truth.grade else NO_TUMOUR
-
-
-def by_subtype(truth: SlideTruth, words: tuple[str, str]) -> str:
-    """One of two words for subtypes a and b; NO_TUMOUR without a tumour."""
-    return words["ab".index(truth.subtype)] if truth.subtype else NO_TUMOUR
-
-
-def by_pattern(truth: SlideTruth, words: tuple[str, str, str]) -> str:
-    """One of three words for lymphocytes inside, at the margin, or neither; NO_TUMOUR without a tumour."""
-    return words[PATTERNS.index(truth.til_pattern)] if truth.grade else NO_TUMOUR
-
-
-def yes(truth: bool) -> str:  # noqa: FBT001
-    """ "yes" or "no"."""
-    return "yes" if truth else "no"
-
-
 def risk_group(truth: SlideTruth) -> str:
-    """low | intermediate | high; NO_TUMOUR without a tumour.
+    """Risk of a slide with a tumour: low, intermediate or high.
 
     Points: grade - 1; one for a tumour of at least 2 % of the patches; one for necrosis of at least 15 %.
     0 or 1 point is low, 2 intermediate, 3 or 4 high.
     """
-    if not truth.grade:
-        return NO_TUMOUR
     points = truth.grade - 1 + (truth.share("tumour") >= 0.02) + (truth.share("necrosis") >= 0.15)
     return ("low", "low", "intermediate", "high", "high")[points]
