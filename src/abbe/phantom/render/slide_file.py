@@ -59,6 +59,7 @@ def write_phantom_slide(
         raise InputError(f"write_phantom_slide: {width} x {height} pixels are too few for {MIN_LEVELS} levels")
     path = folder / "slides" / f"{slide_id}.tiff"
     shapes = _shapes(height, width, factor)
+    votes = np.zeros((rows, columns, len(TISSUE_CLASSES) + 1), np.int32)  # the last bin is glass
     with (
         commit(path, format="phantom-slide", version=1) as temporary,
         tifffile.TiffWriter(temporary, bigtiff=height * width > 2**32) as tiff,
@@ -66,15 +67,15 @@ def write_phantom_slide(
     ):
         files = [scratch.enter_context(tempfile.TemporaryFile(dir=path.parent)) for _ in shapes[1:]]
         levels = [_ScratchImage(file, shape) for file, shape in zip(files, shapes[1:], strict=True)]
-        painter = _Painter(layout, stain, seed, patch_size, factor, levels[0])
-        _write_level(tiff, painter.tiles(), (height, width, 3), scale=1)
+        tiles = _painted(layout, stain, seed, patch_size, factor, levels[0], votes)
+        _write_level(tiff, tiles, (height, width, 3), scale=1)
         for number, level in enumerate(levels):
             below = levels[number + 1] if number + 1 < len(levels) else None
             _write_level(tiff, _tiles(level, factor, below), (*level.shape, 3), scale=factor ** (number + 1))
-    truth = painter.truth()
+    winner = votes.argmax(2)
+    truth = np.where(winner == len(TISSUE_CLASSES), GLASS, winner).astype(np.uint8)
     with commit(folder / "truth" / f"{slide_id}.png", format="abbe-truth-map", version=1) as temporary:
         Image.fromarray(truth).save(temporary)
-    values, counts = np.unique(truth[truth != GLASS], return_counts=True)
     record = {
         "format": "abbe-truth",
         "version": 1,
@@ -84,7 +85,7 @@ def write_phantom_slide(
         "patch_size": patch_size,
         "mpp": MPP,
         "shape": [rows, columns],
-        "counts": {TISSUE_CLASSES[value]: count for value, count in zip(values.tolist(), counts.tolist(), strict=True)},
+        "counts": {TISSUE_CLASSES[cls]: count for cls, count in Layout(truth).counts.items()},
         "seed": seed,
         "stain": asdict(stain),
     }
@@ -123,46 +124,40 @@ class _ScratchImage:
             yield np.frombuffer(data, np.uint8).reshape(count, width, 3)
 
 
-class _Painter:
-    """Renders level 0 as a stream of tiles, and collects the next level and the truth meanwhile."""
+def _painted(
+    layout: Layout,
+    stain: Stain,
+    seed: int,
+    patch_size: int,
+    factor: int,
+    below: _ScratchImage,
+    votes: NDArray[np.int32],
+) -> Iterator[Pixels]:
+    """Tiles of level 0 in raster order; those at the right and lower border exceed the slide.
 
-    def __init__(
-        self, layout: Layout, stain: Stain, seed: int, patch_size: int, factor: int, below: _ScratchImage
-    ) -> None:
-        self.layout, self.stain, self.seed = layout, stain, seed
-        self.patch_size, self.factor, self.below = patch_size, factor, below
-        rows, columns = layout.shape
-        self.height, self.width = rows * patch_size, columns * patch_size
-        self._votes = np.zeros((rows, columns, len(TISSUE_CLASSES) + 1), np.int32)  # glass is the last column
+    Fills the next level ``below``, and counts the pixels of each class of each patch in ``votes``.
+    """
+    height, width = layout.shape[0] * patch_size, layout.shape[1] * patch_size
+    for y in range(0, height, TILE):
+        strip = []
+        for x in range(0, width, TILE):
+            classes = pixel_classes(layout, x, y, TILE, TILE, patch_size, seed)
+            _count(votes, classes[: height - y, : width - x], x, y, patch_size)
+            strip.append(render(x, y, TILE, TILE, classes, stain=stain, seed=seed))
+        below.add(_reduced(np.concatenate(strip, axis=1), factor))
+        yield from strip
 
-    def tiles(self) -> Iterator[Pixels]:
-        """Tiles of level 0 in raster order; those at the right and lower border exceed the slide."""
-        for y in range(0, self.height, TILE):
-            strip = []
-            for x in range(0, self.width, TILE):
-                classes = pixel_classes(self.layout, x, y, TILE, TILE, self.patch_size, self.seed)
-                self._vote(classes[: self.height - y, : self.width - x], x, y)
-                strip.append(render(x, y, TILE, TILE, classes, stain=self.stain, seed=self.seed))
-            self.below.add(_reduced(np.concatenate(strip, axis=1), self.factor))
-            yield from strip
 
-    def _vote(self, classes: Pixels, x: int, y: int) -> None:
-        """Count the classes of a tile's pixels for the patches it covers."""
-        size, bins = self.patch_size, self._votes.shape[2]
-        top, left = y // size, x // size
-        rows = (np.arange(y, y + classes.shape[0]) // size - top)[:, None]
-        columns = (np.arange(x, x + classes.shape[1]) // size - left)[None, :]
-        down, across = int(rows[-1, 0]) + 1, int(columns[0, -1]) + 1
-        votes = np.bincount(
-            ((rows * across + columns) * bins + np.minimum(classes, bins - 1)).ravel(),
-            minlength=down * across * bins,
-        )
-        self._votes[top : top + down, left : left + across] += votes.reshape(down, across, bins).astype(np.int32)
-
-    def truth(self) -> Pixels:
-        """The majority class of every patch, uint8 ``[rows, cols]``."""
-        winner = self._votes.argmax(2)
-        return np.where(winner == len(TISSUE_CLASSES), GLASS, winner).astype(np.uint8)
+def _count(votes: NDArray[np.int32], classes: Pixels, x: int, y: int, patch_size: int) -> None:
+    """Add the classes of a tile's pixels to the votes ``[rows, cols, bins]`` of the patches it covers."""
+    bins = votes.shape[2]
+    top, left = y // patch_size, x // patch_size
+    rows = (np.arange(y, y + classes.shape[0]) // patch_size - top)[:, None]
+    columns = (np.arange(x, x + classes.shape[1]) // patch_size - left)[None, :]
+    down, across = int(rows[-1, 0]) + 1, int(columns[0, -1]) + 1
+    cells = (rows * across + columns) * bins + np.minimum(classes, bins - 1)
+    counts = np.bincount(cells.ravel(), minlength=down * across * bins).reshape(down, across, bins)
+    votes[top : top + down, left : left + across] += counts.astype(np.int32)
 
 
 def _reduced(image: Pixels, factor: int) -> Pixels:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from abbe.data.benchmarks.questions import LETTERS
 from abbe.errors import InputError
@@ -23,10 +23,6 @@ from abbe.store import commit
 __all__ = ["TEMPLATES", "SlideTruth", "Template", "describe_questions", "make_questions", "write_texts"]
 
 TEMPLATES: tuple[Template, ...] = (*MICROSCOPY, *DIAGNOSIS, *CLINICAL)
-COLUMNS = (
-    *("ID", "Slide", "Tumor", "Broad Category", "Narrow Category", "Question", *LETTERS, "Answer"),
-    *("split", "template", "paraphrase"),
-)
 _CAPTION = (
     "Describe this slide.",
     "Write a report of this slide.",
@@ -52,23 +48,14 @@ def write_texts(out: Path, truths: Sequence[SlideTruth], *, seed: int) -> dict[s
     ordered = _by_slide_id(truths)
     reports = {truth.slide_id: report_text(truth, seed=seed) for truth in ordered}
     rows = make_questions(ordered, seed=seed)
-    train = [truth for truth in ordered if truth.split == "train"]
-    captions = [
-        _dialogue(
-            truth.slide_id, truth.slide_id, pick(_CAPTION, seed, truth.slide_id, "caption"), reports[truth.slide_id]
-        )
-        for truth in train
-    ]
-    asked = [
-        _dialogue(row["ID"], row["Slide"], "\n".join([row["Question"], *_options(row)]), _answer(row))
-        for row in rows
-        if row["split"] == "train"
-    ]
+    train = [truth.slide_id for truth in ordered if truth.split == "train"]
+    captions = [_dialogue(name, name, pick(_CAPTION, seed, name, "caption"), reports[name]) for name in train]
+    questions = [_question_dialogue(row) for row in rows if row["split"] == "train"]
     texts = {
-        "reports.csv": _csv(("slide_id", "text"), ({"slide_id": key, "text": text} for key, text in reports.items())),
-        "questions.csv": _csv(COLUMNS, rows),
+        "reports.csv": pd.DataFrame(reports.items(), columns=["slide_id", "text"]).to_csv(index=False),
+        "questions.csv": pd.DataFrame(rows).to_csv(index=False),
         "captions.json": commit.to_json(captions),
-        "questions.json": commit.to_json(asked),
+        "questions.json": commit.to_json(questions),
     }
     for name, text in texts.items():
         commit.write_text(out / name, text, format=_FORMATS[name], seed=seed)
@@ -82,25 +69,25 @@ def make_questions(truths: Sequence[SlideTruth], *, seed: int) -> list[Row]:
     letters differ by at most one, overall and for each answer, so that a letter does not reveal the answer.
     """
     ordered = _by_slide_id(truths)
-    asked: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
-    for truth in ordered:
-        for template in TEMPLATES:
-            answer = template.answer(truth)
-            if answer is not None:
-                asked[truth.split, template.name].append((answer, truth.slide_id))
-    sizes = {template.name: len(template.options) for template in TEMPLATES}
-    places: dict[tuple[str, str], int] = {}
-    for (split, name), answers in asked.items():
-        turns = sorted(answers, key=lambda pair: (pair[0], number(seed, name, pair[1])))
-        start = number(seed, split, name)  # a random first letter, or A would be the most frequent
-        places |= {(name, slide): (start + turn) % sizes[name] for turn, (_, slide) in enumerate(turns)}
-    rows = [
-        _question(template, truth, answer, places[template.name, truth.slide_id], seed)
+    asked = [
+        (truth, template, answer)
         for truth in ordered
         for template in TEMPLATES
         if (answer := template.answer(truth)) is not None
     ]
-    return [{"ID": str(index), **row} for index, row in enumerate(rows)]
+    answers: dict[tuple[str, Template], list[tuple[str, str]]] = defaultdict(list)
+    for truth, template, answer in asked:
+        answers[truth.split, template].append((answer, truth.slide_id))
+    places: dict[tuple[str, str], int] = {}
+    for (split, template), pairs in answers.items():
+        name, options = template.name, len(template.options)
+        pairs.sort(key=lambda pair: (pair[0], number(seed, name, pair[1])))
+        first = number(seed, split, name)  # a random first letter, or A would be the most frequent
+        places |= {(name, slide_id): (first + turn) % options for turn, (_, slide_id) in enumerate(pairs)}
+    return [
+        {"ID": str(index), **_question(template, truth, answer, places[template.name, truth.slide_id], seed)}
+        for index, (truth, template, answer) in enumerate(asked)
+    ]
 
 
 def describe_questions(rows: Iterable[Row]) -> list[dict[str, Any]]:
@@ -115,8 +102,8 @@ def describe_questions(rows: Iterable[Row]) -> list[dict[str, Any]]:
         groups[row["split"], row["template"]].append(row)
     described = []
     for (split, name), group in sorted(groups.items()):
-        (answer, most), *_ = sorted(Counter(row[row["Answer"]] for row in group).items(), key=lambda pair: -pair[1])
-        letters = Counter(row["Answer"] for row in group)
+        ((answer, count),) = Counter(row[row["Answer"]] for row in group).most_common(1)
+        ((_, letter_count),) = Counter(row["Answer"] for row in group).most_common(1)
         described.append(
             {
                 "split": split,
@@ -124,8 +111,8 @@ def describe_questions(rows: Iterable[Row]) -> list[dict[str, Any]]:
                 "n": len(group),
                 "options": sum(1 for letter in LETTERS if group[0][letter]),
                 "majority_answer": answer,
-                "majority_answer_share": most / len(group),
-                "majority_letter_share": max(letters.values()) / len(group),
+                "majority_answer_share": count / len(group),
+                "majority_letter_share": letter_count / len(group),
             }
         )
     return described
@@ -160,22 +147,11 @@ def _by_slide_id(truths: Sequence[SlideTruth]) -> list[SlideTruth]:
     return ordered
 
 
-def _dialogue(name: str, slide_id: str, asked: str, said: str) -> dict[str, Any]:
-    conversation = [{"from": "human", "value": f"<image>\n{asked}"}, {"from": "gpt", "value": said}]
+def _question_dialogue(row: Row) -> dict[str, Any]:
+    options = {letter: f"{letter}. {row[letter]}" for letter in LETTERS if row[letter]}
+    return _dialogue(row["ID"], row["Slide"], "\n".join([row["Question"], *options.values()]), options[row["Answer"]])
+
+
+def _dialogue(name: str, slide_id: str, human: str, gpt: str) -> dict[str, Any]:
+    conversation = [{"from": "human", "value": f"<image>\n{human}"}, {"from": "gpt", "value": gpt}]
     return {"id": name, "image": [f"{slide_id}.csv"], "conversations": conversation}
-
-
-def _options(row: Row) -> list[str]:
-    return [f"{letter}. {row[letter]}" for letter in LETTERS if row[letter]]
-
-
-def _answer(row: Row) -> str:
-    return f"{row['Answer']}. {row[row['Answer']]}"
-
-
-def _csv(columns: Sequence[str], rows: Iterable[Row]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
