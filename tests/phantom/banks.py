@@ -1,4 +1,4 @@
-"""Banks drawn at random instead of rendered: for tests of what is done with their rows."""
+"""Random banks instead of rendered ones, for tests of the use of their rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rendered bank: what is in it, that it repeats, and that a folder never mixes two plans."""
+"""The rendered bank: its content, that it is reproducible, and that a folder never mixes two plans."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_a_folder_with_another_plan_is_refused_and_left_alone(name, quick, tmp_p
     with pytest.raises(ValueError, match=rf"bank\.json: .*{name}.* is .* there and .* here"):
         build_bank(other, tmp_path, workers=1)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
-    # A bank whose rows are damaged is still somebody's: only its own plan makes it again.
+    # A bank with damaged rows still belongs to its plan: no other plan replaces it.
     (tmp_path / "bank.safetensors").write_bytes(b"torn")
     with pytest.raises(ValueError, match=name):
         build_bank(other, tmp_path, workers=1)
@@ -233,7 +233,7 @@ def test_a_damaged_file_is_made_again(name, harm, quick, tmp_path):
         ({"seed": -1}, "seed must be at least 0, got -1"),
     ],
 )
-def test_plans_that_cannot_be_are_refused(values, words):
+def test_invalid_plans_are_refused(values, words):
     with pytest.raises(ValueError, match=words):
         BankPlan(**values)
 

@@ -1,4 +1,4 @@
-"""Mosaics: groups never serve two splits, five splits have disjoint tests, and what cannot be used is named."""
+"""Mosaics: groups never serve two splits, five splits have disjoint tests, and unusable files are named."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def image(cls: str, number: int, side: int = SIDE) -> bytes:
 
 @pytest.fixture(scope="module")
 def patches(tmp_path_factory) -> Path:
-    """A zip, a folder, a class nobody asks for, and an index."""
+    """A zip, a folder, a class that is not used, and an index."""
     folder = tmp_path_factory.mktemp("patches")
     rows = []
     for cls in CLASSES:
@@ -106,7 +106,7 @@ def test_groups_stay_whole_and_the_five_tests_are_disjoint(rows, patches, folder
 
 
 def test_a_group_is_the_same_in_every_class(rows):
-    """A patient may give tumour and normal patches: he is one group, and all of it is in one split."""
+    """Tumour and normal patches of one patient are one group in one split."""
     for group in range(GROUPS):
         here = rows.group == group
         assert set(rows.cls[here]) == {0, 1, 2}
@@ -145,7 +145,7 @@ def copy_of(patches: Path, folder: Path) -> Path:
     return folder
 
 
-def test_the_command_names_broken_patches_and_says_so_by_its_exit_code(patches, tmp_path, capsys):
+def test_the_command_names_broken_patches_and_exits_with_1(patches, tmp_path, capsys):
     copy = copy_of(patches, tmp_path / "copy")
     (copy / "two" / "3.png").write_bytes(image("two", 3)[:200])
     (copy / "two" / "5.png").write_bytes(b"no picture")
@@ -167,7 +167,7 @@ def test_the_command_names_broken_patches_and_says_so_by_its_exit_code(patches, 
 
 
 def test_folders_and_zips_are_read_alike(patches, tmp_path):
-    """The folder an image lies in is its class, at any depth; directly in what is given, the name of that."""
+    """The class is the image's folder, at any depth; for images directly in a source, the name of the source."""
     tree = copy_of(patches / "two", tmp_path / "two" / "deep" / "one")
     (tree / "sub").mkdir()
     (tree / "sub" / "9.png").write_bytes(b"")
@@ -200,7 +200,7 @@ def test_class_folders_may_be_given_themselves(rows, patches, tmp_path):
     np.testing.assert_array_equal(again.cls, rows.cls)
 
 
-def test_sources_without_images_are_told_so(tmp_path):
+def test_sources_without_images_are_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(ValueError, match=r"no image of class 'other' in .* Nothing there is an image; give a folder"):
         build_mosaic_bank(plan_of(tmp_path), tmp_path / "bank", workers=1)
@@ -308,12 +308,12 @@ def test_without_an_index_each_patch_is_a_group(patches, tmp_path):
         ({"seed": -1}, "seed must be at least 0"),
     ],
 )
-def test_plans_that_cannot_be_are_refused(values, words):
+def test_invalid_plans_are_refused(values, words):
     with pytest.raises(ValueError, match=words):
         replace(PLAN, **values)
 
 
-def test_sources_that_cannot_be_are_refused(patches, tmp_path):
+def test_invalid_sources_are_refused(patches, tmp_path):
     with pytest.raises(ValueError, match="neither a folder nor a zip"):
         build_mosaic_bank(plan_of(patches / "index.csv"), tmp_path)
     with pytest.raises(ValueError, match="no patches given"):

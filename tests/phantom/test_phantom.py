@@ -1,6 +1,6 @@
-"""The needle cohort: its truth is exact, nothing leaks between splits, it repeats, and folders never mix two plans.
+"""The needle cohort: its truth is exact, splits do not leak, it is reproducible, and folders never mix two plans.
 
-The bank is drawn at random instead of rendered: what is tested is what is done with its rows.
+The bank is random instead of rendered, since only the use of its rows is tested.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ def small(rows, tmp_path) -> tuple[CohortPlan, Path]:
     "name", ["cohort.json", "plan.json", "labels.csv", "truth/patches.parquet", "test-0001.h5", "train-0000.h5"]
 )
 @pytest.mark.parametrize("harm", ["gone", "torn"])
-def test_what_is_missing_or_torn_is_made_again_or_refused_by_name(name, harm, small, rows):
+def test_missing_and_torn_files_are_made_again_or_refused_by_name(name, harm, small, rows):
     plan, out = small
     before = contents(out)
     path = out / name if "/" in name or not name.endswith("h5") else features_folder(out, "texture") / name
@@ -247,8 +247,8 @@ def test_another_plan_in_the_folder_is_refused(half_way, change, words, small, r
     assert contents(out) == before
 
 
-def test_what_an_encoder_is_made_from_is_no_path(tmp_path, rows):
-    """Features lie where `abbe encode` would put them, whatever path the model came from."""
+def test_the_spec_of_an_encoder_is_not_used_as_a_path(tmp_path, rows):
+    """Features are where `abbe encode` would put them, whatever path the model came from."""
     spec = "timm:local-dir:../../../em"
     made = replace(rows, plan=replace(BANK, encoder=spec), encoder=EncoderVersion("timm-em", "0123"))
     record = write_cohort(tmp_path / "out", replace(PLAN, slides=(2, 2, 2)), made)
@@ -273,7 +273,7 @@ def test_a_cohort_of_another_version_is_refused(small, rows):
 
 
 def test_the_ceiling_counts_b_for_and_a_against(out, rows, labels):
-    """With classes far apart every patch is seen as it is, so the score is the signed count of evidence."""
+    """With well separated classes every prediction is right, so the score is the signed count of evidence."""
     evidence = (labels["evidence_fraction"] * labels["n_patches"]).round()
     signed = np.where(labels["label"] == "b", evidence, -evidence)
     np.testing.assert_array_equal(ceiling_scores(out, rows, labels["slide_id"].tolist()), signed)
@@ -349,7 +349,7 @@ def test_the_command_makes_cohort_and_prints_its_record(rows, tmp_path, monkeypa
         ),
     ],
 )
-def test_plans_that_cannot_be_are_refused(values, words):
+def test_invalid_plans_are_refused(values, words):
     with pytest.raises(ValueError, match=words):
         CohortPlan(**values)
 

@@ -1,4 +1,4 @@
-"""Rendered beside real: the montage shows both, and the probe knows a difference from none."""
+"""Rendered patches compared with real ones: the montage, and the accuracy of the probe."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from abbe.phantom.realism import FOLDS, montage, probe_accuracy
 from abbe.verbs.cohort_realism import Realism
 
 
-def test_the_probe_tells_what_differs_and_guesses_what_does_not():
+def test_the_probe_separates_different_features_and_is_at_chance_for_equal_ones():
     rng = np.random.default_rng(0)
     features = rng.standard_normal((200, 8)).astype(np.float32)
     real = np.repeat([0, 1], 100)
@@ -24,7 +24,7 @@ def test_the_probe_tells_what_differs_and_guesses_what_does_not():
 
 
 def test_a_group_does_not_help_itself():
-    """Rows that are alike within a group, and nothing else: a probe that saw the group would be right, this guesses."""
+    """Rows are equal within a group and random otherwise: only a probe trained on the group could be right."""
     rng = np.random.default_rng(1)
     features = np.repeat(rng.standard_normal((20, 64)), 10, axis=0).astype(np.float32)
     real, groups = np.repeat([0, 1], 100), np.repeat(np.arange(20), 10).astype(str)

@@ -1,4 +1,4 @@
-"""The mixture and spatial tasks: exact counts, labels that the evidence alone carries, a right oracle."""
+"""The mixture and spatial tasks: exact counts, labels that depend on the evidence alone, a perfect oracle."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def test_inside_and_margin_are_where_they_say():
 
 
 def test_slides_of_both_patterns_hold_the_same_rows(rows, tmp_path):
-    """What a model that ignores places sees is the same bag, row for row."""
+    """For a model that ignores positions the two slides are the same bag."""
     plan = plan_of("spatial")
     patient = patients(plan, 0, sites=2, settings=3)[0]
     made = [

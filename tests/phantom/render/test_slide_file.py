@@ -1,4 +1,4 @@
-"""Phantom slides: OpenSlide opens them, their truth says what was rendered, and the bytes repeat."""
+"""Phantom slides: OpenSlide opens them, their truth is what was rendered, and their bytes are reproducible."""
 
 from __future__ import annotations
 

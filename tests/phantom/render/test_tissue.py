@@ -1,4 +1,4 @@
-"""The procedural renderer: seamless, deterministic, and its classes look as their names say."""
+"""The procedural renderer: seamless, deterministic, and classes look like their names."""
 
 from __future__ import annotations
 
