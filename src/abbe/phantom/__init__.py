@@ -2,7 +2,7 @@
 
 How a cohort comes to be, and which file does it:
 
-1. `settings` what a cohort and a bank are asked to be; `plan` the patients and slides that follow from it
+1. `settings` options of a cohort and its bank; `plan` the patients and slides that follow from them
 2. `tasks` (needle, mixture, spatial) and `layout` (tissue, regions, deposits): the class of every patch of a slide
 3. `bank` encoded patches to draw slides from: rendered, or real ones (`mosaic`); `classes` what class numbers mean
 4. `writer` slides on disk, as features or pixels, with labels and truth (`describe`) under one record

@@ -45,7 +45,7 @@ def _numbers(prefix: str) -> tuple[int, ...]:
 
 PHANTOM = TissueClasses(
     TISSUE_CLASSES,
-    rest=tuple(sorted(set(_numbers("")) - set(_numbers("tumour")))),
+    rest=tuple(number for number, name in enumerate(TISSUE_CLASSES) if not name.startswith("tumour")),
     a=_numbers("tumour_a"),
     b=_numbers("tumour_b"),
 )

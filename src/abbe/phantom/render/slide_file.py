@@ -67,11 +67,10 @@ def write_phantom_slide(
     ):
         files = [scratch.enter_context(tempfile.TemporaryFile(dir=path.parent)) for _ in shapes[1:]]
         levels = [_ScratchImage(file, shape) for file, shape in zip(files, shapes[1:], strict=True)]
-        tiles = _painted(layout, stain, seed, patch_size, factor, levels[0], votes)
+        tiles = _render_tiles(layout, stain, seed, patch_size, factor, levels[0], votes)
         _write_level(tiff, tiles, (height, width, 3), scale=1)
-        for number, level in enumerate(levels):
-            below = levels[number + 1] if number + 1 < len(levels) else None
-            _write_level(tiff, _tiles(level, factor, below), (*level.shape, 3), scale=factor ** (number + 1))
+        for number, (level, below) in enumerate(zip(levels, [*levels[1:], None], strict=True), 1):
+            _write_level(tiff, _tiles(level, factor, below), (*level.shape, 3), scale=factor**number)
     winner = votes.argmax(2)
     truth = np.where(winner == len(TISSUE_CLASSES), GLASS, winner).astype(np.uint8)
     with commit(folder / "truth" / f"{slide_id}.png", format="abbe-truth-map", version=1) as temporary:
@@ -124,7 +123,7 @@ class _ScratchImage:
             yield np.frombuffer(data, np.uint8).reshape(count, width, 3)
 
 
-def _painted(
+def _render_tiles(
     layout: Layout,
     stain: Stain,
     seed: int,

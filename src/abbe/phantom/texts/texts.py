@@ -29,12 +29,6 @@ _CAPTION = (
     "What are the findings on this slide?",
     "Summarise the histology.",
 )
-_FORMATS = {
-    "reports.csv": "reports",
-    "questions.csv": "questions",
-    "captions.json": "slideinstruct",
-    "questions.json": "slideinstruct",
-}
 
 Row = dict[str, str]
 
@@ -52,13 +46,13 @@ def write_texts(out: Path, truths: Sequence[SlideTruth], *, seed: int) -> dict[s
     captions = [_dialogue(name, name, pick(_CAPTION, seed, name, "caption"), reports[name]) for name in train]
     questions = [_question_dialogue(row) for row in rows if row["split"] == "train"]
     texts = {
-        "reports.csv": pd.DataFrame(reports.items(), columns=["slide_id", "text"]).to_csv(index=False),
-        "questions.csv": pd.DataFrame(rows).to_csv(index=False),
-        "captions.json": commit.to_json(captions),
-        "questions.json": commit.to_json(questions),
+        "reports.csv": ("reports", pd.DataFrame(reports.items(), columns=["slide_id", "text"]).to_csv(index=False)),
+        "questions.csv": ("questions", pd.DataFrame(rows).to_csv(index=False)),
+        "captions.json": ("slideinstruct", commit.to_json(captions)),
+        "questions.json": ("slideinstruct", commit.to_json(questions)),
     }
-    for name, text in texts.items():
-        commit.write_text(out / name, text, format=_FORMATS[name], seed=seed)
+    for name, (file_format, text) in texts.items():
+        commit.write_text(out / name, text, format=file_format, seed=seed)
     return {name: commit.file_sha256(out / name) for name in texts}
 
 
