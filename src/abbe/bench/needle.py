@@ -11,7 +11,7 @@ from abbe.condensers import condenser_class
 from abbe.console import say
 from abbe.errors import ConfigError
 from abbe.evaluate.compare import Contender, over_seeds, paired_difference, predictions_on_test, scored, train_all
-from abbe.phantom.bank import PatchBank, bank
+from abbe.phantom.bank import PatchBank, build_bank
 from abbe.phantom.scores import ceiling_scores
 from abbe.phantom.settings import CohortPlan
 from abbe.phantom.writer import features_folder, write_cohort
@@ -26,7 +26,7 @@ UPPER = ENDS["none"]
 def bench_needle(run: NeedleSettings) -> dict[str, Any]:
     """Everything the benchmark measures, as plain JSON values."""
     entered = contenders(run)
-    rows = bank(run.bank, run.out / "bank", workers=run.workers)
+    rows = build_bank(run.bank, run.out / "bank", workers=run.workers)
     rates = _choose_rates(run, rows)
     curves: dict[str, list[dict[str, Any]]] = {c.name: [] for c in entered}
     curves |= {"ceiling": [], "oracle": []}

@@ -25,9 +25,9 @@ from abbe.metrics.predictions import statistic
 from abbe.metrics.slots import ARTEFACT, EVIDENCE, OTHER, USAGE, SlotTable, joined, slide_slots
 from abbe.models.condense import condense_slide
 from abbe.models.hub import load
-from abbe.phantom.artefacts import ArtefactRows, add_artefacts, artefact_rows, real_images
-from abbe.phantom.bank import PatchBank, bank, cell_patches
-from abbe.phantom.mosaic import mosaic_bank
+from abbe.phantom.artefacts import ArtefactRows, add_artefacts, encode_artefacts, read_normal_patches
+from abbe.phantom.bank import PatchBank, build_bank, cell_patches
+from abbe.phantom.mosaic import build_mosaic_bank
 from abbe.phantom.render.tissue import TISSUE_CLASSES
 from abbe.phantom.settings import SPLITS_OF_GROUPS, BankPlan, CohortPlan
 from abbe.phantom.writer import features_folder, write_cohort
@@ -96,17 +96,17 @@ def _contender(run: SlotsSettings, weight: float) -> Contender:
 
 
 def _phantom(run: SlotsSettings, seed: int) -> _Filled:
-    rows = bank(replace(run.bank, split=seed), run.out / f"bank-{seed}", workers=run.workers)
+    rows = build_bank(replace(run.bank, split=seed), run.out / f"bank-{seed}", workers=run.workers)
     return _filled(run, run.out / f"phantom-{seed}", rows, seed, lambda: _spoiled(replace(run.bank, split=seed), seed))
 
 
 def _mosaic(run: SlotsSettings, seed: int) -> _Filled:
     plan = replace(run.mosaic_bank, patches=tuple(map(str, run.mosaic)), split=seed % SPLITS_OF_GROUPS)
     folder = run.out / "bank-mosaic"
-    rows = mosaic_bank(plan, folder, workers=run.workers)
+    rows = build_mosaic_bank(plan, folder, workers=run.workers)
 
     def make() -> ArtefactRows:
-        return artefact_rows(real_images(rows, folder, _FROM_MOSAIC), encoder=plan.encoder, seed=seed)
+        return encode_artefacts(read_normal_patches(rows, folder, _FROM_MOSAIC), encoder=plan.encoder, seed=seed)
 
     return _filled(run, run.out / f"mosaic-{seed}", rows, seed, make)
 
@@ -115,7 +115,7 @@ def _filled(run: SlotsSettings, folder: Path, rows: PatchBank, seed: int, make: 
     plan = CohortPlan(fraction=run.fraction, slides=run.slides, patches=run.patches, seed=seed)
     write_cohort(folder, plan, rows)
     features = features_folder(folder, rows.plan.encoder, rows.job)
-    evidence = (*rows.kinds.a, *rows.kinds.b)
+    evidence = rows.classes.tumours
     out = folder / "with-artefacts"
     where = add_artefacts(folder, features, out, make, evidence=evidence, share=run.artefacts, seed=seed)
     return _Filled(folder, out, where, evidence)
@@ -132,7 +132,7 @@ def _spoiled(plan: BankPlan, seed: int) -> ArtefactRows:
                 cuts = np.cumsum(_ARTEFACTS)[:-1]
                 for split, part in enumerate(np.split(cell_patches(normal, cls, site, setting), cuts)):
                     images[split] += list(part)
-    return artefact_rows(images, encoder=plan.encoder, seed=seed)
+    return encode_artefacts(images, encoder=plan.encoder, seed=seed)
 
 
 def _runs(run: SlotsSettings, cohort: _Filled) -> Path:

@@ -14,11 +14,11 @@ from abbe.console import say
 from abbe.errors import AbbeError
 from abbe.evaluate.compare import Contender, predictions_on_test, scored, train_all
 from abbe.metrics.bootstrap import shown
-from abbe.phantom.bank import SETTINGS, PatchBank, bank
-from abbe.phantom.layout import needle_layout
+from abbe.phantom.bank import SETTINGS, PatchBank, build_bank
 from abbe.phantom.render.slide_file import write_phantom_slide
 from abbe.phantom.render.tissue import TISSUE_CLASSES, site_stain
 from abbe.phantom.scores import ceiling_scores
+from abbe.phantom.tasks import needle_layout
 from abbe.phantom.writer import features_folder, write_cohort
 from abbe.slides.encode import encode_slides
 from abbe.slides.settings import EncodeSettings
@@ -54,7 +54,7 @@ def tour(run: DemoSettings) -> dict[str, Any]:
     if failed:
         raise AbbeError(f"{failed[0].path}: {failed[0].outcome} at {failed[0].stage}: {failed[0].reason}")
     clock.lap(f"find tissue and encode {sum(o.patches for o in outcomes)} patches")
-    rows = bank(run.bank, run.out / "bank", workers=run.workers)
+    rows = build_bank(run.bank, run.out / "bank", workers=run.workers)
     clock.lap(f"render and encode a bank of {len(rows.cls)} patches")
     cohort = run.out / "cohort"
     record = write_cohort(cohort, run.plan, rows)
