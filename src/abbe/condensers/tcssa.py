@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from abbe.condensers.base import Budget, Condenser, Stream, no_assignment
 from abbe.errors import ConfigError, InputError, check_range
+from abbe.ops.precision import exact_float32
 from abbe.ops.routing import Routed, gated_mean
 from abbe.types import Assignment, Condensed, TokenBatch, offsets_of
 
@@ -81,7 +82,7 @@ class TCSSA(Condenser):
 
     def route(self, batch: TokenBatch, *, noise: float) -> Routed:
         """Every patch to its best slots. Logits are float32 whatever the features: bf16 ones cost 1–2.5 % of c_k."""
-        with torch.autocast(batch.features.device.type, enabled=False):
+        with exact_float32(batch.features.device.type):
             return gated_mean(
                 batch.features,
                 self.gate.weight.float(),
