@@ -336,7 +336,7 @@ class Assignment:
         parts_index, parts_weight = [], []
         for r in range(self.index.shape[1]):
             token = self.index[:, r].long()
-            if bool((token >= size).any()):
+            if not token.is_meta and bool((token >= size).any()):  # meta tensors have no values to check
                 raise InputError("then: this assignment names tokens that the second one does not have")
             row = (start + token).clamp_(min=0, max=max(len(second.index) - 1, 0))
             here = (token >= 0)[:, None]

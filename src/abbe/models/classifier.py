@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from html import escape
 from pathlib import Path
 
 import torch
@@ -140,6 +141,19 @@ class Classifier(nn.Module):
     def save_pretrained(self, folder: str | Path, *, card: str | None = None) -> None:
         """Write config.json, model.safetensors and README.md (`card`, Markdown) to a folder for `abbe.load`."""
         save_pretrained(self, folder, card=card or f"# {self.config.condenser} slide classifier\n")
+
+    def _repr_html_(self) -> str:
+        """A table of what the model is, which notebooks display."""
+        rows = {
+            "classes": ", ".join(self.config.classes),
+            "condenser": self.config.condenser,
+            "tokens": self.condenser.tokens,
+            "encoder": self.config.encoder or "unknown",
+            "width": self.config.dim,
+            "parameters": f"{sum(parameter.numel() for parameter in self.parameters()):,}",
+        }
+        cells = "".join(f"<tr><th>{name}</th><td>{escape(str(value))}</td></tr>" for name, value in rows.items())
+        return f"<table>{cells}</table>"
 
 
 def _module_name(prediction: str) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from abbe.errors import ConfigError, nearest
+from abbe.ops.precision import exact_float32
 
 Branch = tuple[int, int]  # (segment length, dilation)
 SEGMENTS = ("cover", "paper")
@@ -47,8 +48,7 @@ def dilated_attention(
     Within a segment, head h reads rows h mod r, h mod r + r, …; the last segment may be shorter. Where no branch of a
     head contains a token, its output is zero and its log-sum-exp −inf. Reference: `abbe.ops.naive.dilated_attention`.
     """
-    device = q_THC.device.type
-    with torch.autocast(device, enabled=False):
+    with exact_float32(q_THC.device.type):
         output, lse = _Dilated.apply(q_THC, k_THC, v_THC, tuple(offsets.tolist()), branches)
     return output, lse
 
