@@ -54,10 +54,6 @@ def hub_errors(model: str) -> Iterator[None]:
     access = f"accept its terms on {page}, then run `hf auth login` or set HF_TOKEN"
     try:
         yield
-    except errors.GatedRepoError as error:
-        raise ConfigError(f"{model} is gated: {access}") from error
-    except errors.RepositoryNotFoundError as error:
-        raise ConfigError(f"{model} does not exist, or is private or gated: {access}") from error
     except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as error:
         raise ConfigError(
             f"{model} is not in the local cache, and the hub cannot be reached (no network, or HF_HUB_OFFLINE is set); "
@@ -65,6 +61,8 @@ def hub_errors(model: str) -> Iterator[None]:
         ) from error
     except errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", None)
-        if status in (401, 403):
-            raise ConfigError(f"{model}: the hub refuses access ({status}): {access}") from error
+        if isinstance(error, errors.GatedRepoError):
+            raise ConfigError(f"{model} is gated: {access}") from error
+        if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 403):
+            raise ConfigError(f"{model} does not exist, or is private or gated ({status}): {access}") from error
         raise ConfigError(f"{model}: the hub answered {status}: {error}") from error

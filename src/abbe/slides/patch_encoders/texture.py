@@ -20,10 +20,8 @@ import numpy.typing as npt
 
 from abbe.errors import InputError
 from abbe.slides.patch_encoders.patches import check_patches
-from abbe.slides.patch_encoders.texture_base import SCALES, STAINS, Array, Row, halve
+from abbe.slides.patch_encoders.texture_base import STAINS, Array, Row, halve
 from abbe.slides.patch_encoders.texture_nuclei import lumen_features, nuclei_features
-
-__all__ = ["CHANNELS", "LIMIT", "MIN_SIDE", "NOISE", "SCALES", "WIDTH", "TextureEncoder"]
 
 WIDTH = 256
 LIMIT = 10.0  # scaled features are clipped here; ink and black folds reach it, tissue hardly ever does
@@ -154,7 +152,7 @@ class TextureEncoder:
     def __call__(self, patches: npt.NDArray[np.uint8]) -> Array:
         """Features float32 [B, WIDTH] of patches uint8 [B, H, W, 3] (RGB), with H and W at least MIN_SIDE.
 
-        A patch has the same features in any batch. Raises InputError (a ValueError) for another shape or dtype.
+        A patch has bitwise the same features in any batch. Raises InputError (a ValueError) for another shape or dtype.
         """
         patches = check_patches(self.name, patches)
         if min(patches.shape[1:3]) < MIN_SIDE:

@@ -31,16 +31,14 @@ STAINS = ("hematoxylin", "eosin", "residual")
 
 
 class Row:
-    """Collects the names, kinds and scaled values of the features of one patch, in order."""
+    """Collects the names and scaled values of the features of one patch, in order."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
-        self.kinds: list[str] = []
         self.values: list[float] = []
 
     def add(self, kind: str, prefix: str, names: Iterable[object], values: Sequence[float] | Values) -> None:
         centre, spread = SCALES[kind]
-        self.kinds += [kind] * len(values)
         self.names += [f"{prefix}/{name}" for name in names]
         self.values += [(float(value) - centre) / spread for value in values]
 

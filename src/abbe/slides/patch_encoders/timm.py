@@ -109,10 +109,14 @@ def _load(model: str, card: ModelCard) -> torch.nn.Module:
         raise ConfigError(f"timm has no model {model!r}. {hint}")
     options = card.options()
     with _model_errors(model), hub_errors(model):
-        # timm reads weights as tensors only. It checks that they fit the model (no key missing, none left over) only if
-        # the model has as many classes as the weights: so the classifier is loaded first, and left out afterwards.
+        # timm reads weights as tensors only. It refuses missing and unexpected keys only if model and config have the
+        # same number of classes: load the weights with their classifier, then leave it out.
         whole: torch.nn.Module = timm.create_model(model, pretrained=True, **options)
-        if not getattr(whole, "num_classes", 0):
+        classes = getattr(whole, "num_classes", 0)
+        if classes != whole.pretrained_cfg.get("num_classes", classes):  # type: ignore[operator,union-attr]
+            options["pretrained_cfg_overlay"] = {"num_classes": classes}
+            whole = timm.create_model(model, pretrained=True, **options)
+        if not classes:
             return whole
         features: torch.nn.Module = timm.create_model(model, **{**options, "num_classes": 0})
         weights = whole.state_dict()
@@ -181,11 +185,12 @@ def _transform(
     model: torch.nn.Module, card: ModelCard
 ) -> tuple[dict[str, Any], Callable[[torch.Tensor], torch.Tensor], Callable[..., torch.Tensor]]:
     """timm's evaluation transform: its settings, resize and crop of bytes [B, 3, H, W], normalisation of floats."""
-    from timm.data import create_transform, resolve_model_data_config
-    from torchvision.transforms import Compose, Normalize
+    from timm.data.config import resolve_model_data_config
+    from timm.data.transforms_factory import create_transform
 
+    transforms = import_extra("torchvision.transforms", "encoders")
     data = {**resolve_model_data_config(model), **card.transform}
     steps = create_transform(**data, is_training=False).transforms
-    if not isinstance(steps[-1], Normalize):
+    if not isinstance(steps[-1], transforms.Normalize):
         raise ConfigError(f"the model's evaluation transform ends with {steps[-1]}; it must end with a normalisation")
-    return data, Compose(steps[:-2]), steps[-1]  # left out: the step from a PIL image to a tensor
+    return data, transforms.Compose(steps[:-2]), steps[-1]  # left out: the step from a PIL image to a tensor
