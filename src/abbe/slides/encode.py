@@ -45,7 +45,9 @@ def encode_slides(slides: Sequence[Path], out: str | Path, settings: EncodeSetti
     on_gpu = getattr(getattr(encoder, "device", None), "type", "cpu") != "cpu"
     device_lock = threading.Lock() if on_gpu else contextlib.nullcontext()
     job = Job(out, encoder, settings, halt=threading.Event(), device_lock=device_lock)
-    pool = ThreadPoolExecutor(settings.workers or min(_cores(), _MAX_DEFAULT_WORKERS))
+    # The cores this process may use, which can be fewer than the machine has; not every system says which.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    pool = ThreadPoolExecutor(settings.workers or min(cores, _MAX_DEFAULT_WORKERS))
     with progress("encoding slides", len(found)) as bar:
         overall = bar.task_ids[0]
         # Threads are enough: they wait for their reader processes, and the encoder releases the interpreter lock.
@@ -66,10 +68,3 @@ def encode_slides(slides: Sequence[Path], out: str | Path, settings: EncodeSetti
             ]
             write_outcomes(out / "outcomes.csv", outcomes)
     return outcomes
-
-
-def _cores() -> int:
-    """Cores this process may use, which can be fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):  # not on every system
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

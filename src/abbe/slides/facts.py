@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from abbe.errors import BagError, SlideError
@@ -19,17 +20,13 @@ def slide_facts(paths: Sequence[Path]) -> Facts:
 
     The function raises BagError for a slide that is not among them or cannot be opened.
     """
-    slides = {slide.slide_id: slide for slide in find_slides(paths)}
-
-    def facts(slide_id: str) -> tuple[float | None, tuple[int, int] | None]:
-        if slide_id not in slides:
-            raise BagError(f"--slide: no slide called {slide_id!r} among the {len(slides)} found")
-        return _facts(slides[slide_id])
-
-    return facts
+    return partial(_facts, {slide.slide_id: slide for slide in find_slides(paths)})
 
 
-def _facts(slide: FoundSlide) -> tuple[float | None, tuple[int, int]]:
+def _facts(slides: Mapping[str, FoundSlide], slide_id: str) -> tuple[float | None, tuple[int, int] | None]:
+    if slide_id not in slides:
+        raise BagError(f"--slide: no slide called {slide_id!r} among the {len(slides)} found")
+    slide = slides[slide_id]
     if slide.problem:
         raise BagError(f"--slide {slide.path}: {slide.problem}")
     try:

@@ -8,57 +8,46 @@ from typing import Any
 
 CLASS_AND_MEAN = "class token and mean of patch tokens"
 
-_SWIGLU = {"mlp_layer": "SwiGLUPacked", "act_layer": "SiLU"}
-_OPTIMUS_TRANSFORM = {
-    "mean": (0.707223, 0.578729, 0.703617),
-    "std": (0.211883, 0.230117, 0.177517),
-    "interpolation": "bicubic",
-    "crop_pct": 1.0,
-}
-
 
 @dataclass(frozen=True)
 class ModelCard:
     """Arguments of the model, how its tokens are pooled ("": by the model), and changes to its transform."""
 
     arguments: dict[str, Any] = field(default_factory=dict)
+    swiglu: bool = False
     pool: str = ""
     transform: dict[str, Any] = field(default_factory=dict)
 
     def options(self) -> dict[str, Any]:
-        """The arguments, with layer names replaced by layer classes."""
-        import timm.layers
-        import torch
+        """The arguments as timm takes them, layer classes included."""
+        if not self.swiglu:
+            return dict(self.arguments)
+        from timm.layers import SwiGLUPacked  # type: ignore[attr-defined]
+        from torch.nn import SiLU
 
-        layers = {"SwiGLUPacked": timm.layers.SwiGLUPacked, "SiLU": torch.nn.SiLU}  # type: ignore[attr-defined]
-        return {
-            key: layers.get(value, value) if isinstance(value, str) else value for key, value in self.arguments.items()
-        }
+        return {**self.arguments, "mlp_layer": SwiGLUPacked, "act_layer": SiLU}
 
+
+_UNI2 = {
+    "num_classes": 0, "img_size": 224, "patch_size": 14, "depth": 24, "num_heads": 24, "init_values": 1e-5,
+    "embed_dim": 1536, "mlp_ratio": 2.66667 * 2, "no_embed_class": True, "reg_tokens": 8, "dynamic_img_size": True,
+}  # fmt: skip
+_OPTIMUS_TRANSFORM = {
+    "mean": (0.707223, 0.578729, 0.703617),
+    "std": (0.211883, 0.230117, 0.177517),
+    "interpolation": "bicubic",
+    "crop_pct": 1.0,
+}
+_OPTIMUS = ModelCard({"init_values": 1e-5, "dynamic_img_size": False}, transform=_OPTIMUS_TRANSFORM)
 
 # By repository in lower case; the card is at https://huggingface.co/<repository>.
 MODEL_CARDS = {
     "mahmoodlab/uni": ModelCard({"init_values": 1e-5, "dynamic_img_size": True}),
-    "mahmoodlab/uni2-h": ModelCard(
-        {
-            "num_classes": 0,
-            "img_size": 224,
-            "patch_size": 14,
-            "depth": 24,
-            "num_heads": 24,
-            "init_values": 1e-5,
-            "embed_dim": 1536,
-            "mlp_ratio": 2.66667 * 2,
-            "no_embed_class": True,
-            "reg_tokens": 8,
-            "dynamic_img_size": True,
-            **_SWIGLU,
-        }
-    ),
-    "paige-ai/virchow": ModelCard(_SWIGLU, CLASS_AND_MEAN),
-    "paige-ai/virchow2": ModelCard(_SWIGLU, CLASS_AND_MEAN),
-    "bioptimus/h-optimus-0": ModelCard({"init_values": 1e-5, "dynamic_img_size": False}, transform=_OPTIMUS_TRANSFORM),
-    "bioptimus/h-optimus-1": ModelCard({"init_values": 1e-5, "dynamic_img_size": False}, transform=_OPTIMUS_TRANSFORM),
+    "mahmoodlab/uni2-h": ModelCard(_UNI2, swiglu=True),
+    "paige-ai/virchow": ModelCard(swiglu=True, pool=CLASS_AND_MEAN),
+    "paige-ai/virchow2": ModelCard(swiglu=True, pool=CLASS_AND_MEAN),
+    "bioptimus/h-optimus-0": _OPTIMUS,
+    "bioptimus/h-optimus-1": _OPTIMUS,
     # Resize to 256 pixels, crop the middle 224.
     "prov-gigapath/prov-gigapath": ModelCard(transform={"crop_pct": 0.875, "interpolation": "bicubic"}),
 }
