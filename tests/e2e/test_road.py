@@ -70,7 +70,7 @@ def test_a_real_slide_to_pictures(tmp_path: Path, data: Path, model: Path, capsy
     assert cli.run(["export", "heatmap", str(slide), "--model", str(tmp_path / "silent"), *features, "--json"]) == 0
     said = capsys.readouterr()
     assert [Path(name).stem.rpartition("_")[2] for name in json.loads(said.out)] == ["slots", "gallery"]
-    assert "no picture of weights: this model's pooling does not report" in said.err
+    assert "no picture of weights: the pooling of this model has no weight per token" in said.err
 
 
 @pytest.mark.slow

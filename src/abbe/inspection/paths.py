@@ -58,7 +58,7 @@ def _items(path: Path) -> list[tuple[Path, Look | None]]:
     if any(file.suffix.lower() in SUFFIXES for file in below):
         for found in find_slides([path]):
             items |= dict.fromkeys(found.files, slides.part)  # the files of one slide are looked at once, as the first
-            items[found.path] = slides.odd(found.odd) if found.odd else slides.whole(found)
+            items[found.path] = slides.odd(found.problem) if found.problem else slides.whole(found)
     others = 0
     for file in below:
         if file not in items:

@@ -27,7 +27,7 @@ from abbe.phantom.scores import difficulty
 from abbe.phantom.settings import LABELS, BankPlan, CohortPlan
 from abbe.phantom.tasks import slide_layout
 from abbe.phantom.texts.texts import write_texts
-from abbe.slides.patch_encoders.timm import safe_name
+from abbe.slides.patch_encoders.loading import safe_name
 from abbe.store import commit
 from abbe.store.resume import plain, read_previous_record
 from abbe.store.trident import features_path, write_features

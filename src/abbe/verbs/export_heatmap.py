@@ -29,15 +29,15 @@ class ExportHeatmap:
     out: Path
     """folder for the pictures"""
     tokens: Path | None = None
-    """tokens that `abbe condense` wrote for this slide"""
+    """tokens of this slide, written by `abbe condense`"""
     model: str | None = None
     """model folder or hub id, to condense the slide now"""
     features: Path | None = None
-    """feature file of the slide, with --model (otherwise the slide is encoded)"""
+    """with --model: feature file of the slide (default: encode the slide)"""
     override_mpp: float | None = None
-    """microns per pixel at level 0, for a slide that does not state them"""
+    """for a slide that does not state it: microns per pixel at level 0"""
     side: int = 1600
-    """pixels of the thumbnail's longer side, approximately"""
+    """approximate length of the thumbnail's longer side in pixels"""
     json: bool = False
     """print the result as JSON"""
 
@@ -59,7 +59,7 @@ class ExportHeatmap:
             tokens = condense_source(self.features or self.slide, self.model, out, settings)
         paths = []
         if not tokens.attended:
-            say("no picture of weights: this model's pooling does not report how much it read of each token")
+            say("no picture of weights: the pooling of this model has no weight per token")
         for name, figure in draw(self.slide, tokens, side=self.side).items():
             paths.append(self.out / f"{tokens.about['slide_id']}_{name}.png")
             write_bytes(paths[-1], png(figure), format="picture")

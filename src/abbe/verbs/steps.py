@@ -1,4 +1,4 @@
-"""What several verbs compose: from a slide or a feature file to its tokens."""
+"""A step that several verbs share: from a slide or a feature file to tokens."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from abbe.types import Bag
 
 
 def condense_source(source: Path, model_name: str, out: Path, settings: EncodeSettings | None = None) -> SlideTokens:
-    """Condense a feature file, or a slide (encoded first, into `encoded` beside `out`), and commit its tokens to `out`.
+    """Condense a feature file, or a slide (encoded first, into `encoded` beside `out`), and commit the tokens to `out`.
 
-    Raises BagError where the slide cannot be encoded or the bag does not fit the model.
+    Raises BagError if the slide cannot be encoded or the bag does not fit the model.
     """
     model = load(model_name)
     if source.suffix.lower() in (*SUFFIXES, ZARR):
