@@ -44,7 +44,7 @@ check: $(INSTALLED)
 	wait $$types && exit $$tests
 
 docs: $(INSTALLED)-docs
-	$(BIN)/python docs/update_table.py
+	$(BIN)/python -m abbe.condensers docs/methods/baselines.md
 	$(BIN)/python -m mkdocs build --strict
 
 bench: $(INSTALLED)
