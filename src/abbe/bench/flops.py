@@ -26,7 +26,7 @@ from abbe.encoders.longnet import Block
 from abbe.errors import AbbeError
 from abbe.ops.dilated_attention import branches_of
 from abbe.ops.rope2d import rotations
-from abbe.types import Assignment, Bag, TokenBatch
+from abbe.types import Assignment, Bag, Px0, TokenBatch
 
 _AUTOCAST = torch.autocast
 
@@ -244,7 +244,7 @@ def markdown(found: dict[str, Any]) -> str:
 def _random_batch(n: int, dim: int) -> TokenBatch:
     generator = torch.Generator().manual_seed(0)
     places = torch.stack([torch.arange(n) % 40, torch.arange(n) // 40], 1) * 256.0
-    return TokenBatch.pack([Bag(torch.randn(n, dim, generator=generator), places, 256.0, "slide")])
+    return TokenBatch.pack([Bag(torch.randn(n, dim, generator=generator), places, Px0(256.0), "slide")])
 
 
 def _checked(

@@ -32,7 +32,7 @@ from abbe.slides.patch_encoders.timm import safe_name
 from abbe.store import commit
 from abbe.store.resume import plain, read_previous_record
 from abbe.store.trident import features_path, write_features
-from abbe.types import Bag
+from abbe.types import MPP, Bag, Px0
 
 FORMAT, PLAN_FORMAT, VERSION = "abbe-cohort", "abbe-cohort-plan", 2
 _NEEDED = {"mixture": "necrosis", "spatial": "lymphocytes"}
@@ -173,9 +173,9 @@ def _draw_slide(out: Path, plan: CohortPlan, rows: PatchBank, slide: _Slide) -> 
         bag = Bag(
             torch.from_numpy(rows.features[drawn]).half(),
             torch.from_numpy(layout.coords * size).double(),
-            size,
+            Px0(size),
             slide.slide_id,
-            mpp=rows.mpp,
+            mpp=None if rows.mpp is None else MPP(rows.mpp),
             level0_size=(across * size, down * size),
             encoder=rows.encoder.name,
         )
