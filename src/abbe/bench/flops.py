@@ -25,7 +25,7 @@ from abbe.encoders.longnet import Block
 from abbe.errors import AbbeError
 from abbe.ops.dilated_attention import branches_of
 from abbe.ops.rope2d import rotations
-from abbe.types import Bag, TokenBatch
+from abbe.types import Bag, Px0, TokenBatch
 
 UNPADDED = "1 MAC = 2 FLOP; products of matrices and vectors only; forward; unpadded"
 PADDED = "as unpadded, but head width 48 padded to 64 in attention; ragged last segment; segments=paper"
@@ -231,7 +231,7 @@ def markdown(found: dict[str, Any]) -> str:
 def _random_batch(n: int, dim: int) -> TokenBatch:
     generator = torch.Generator().manual_seed(0)
     places = torch.stack([torch.arange(n) % 40, torch.arange(n) // 40], 1) * 256.0
-    return TokenBatch.pack([Bag(torch.randn(n, dim, generator=generator), places, 256.0, "slide")])
+    return TokenBatch.pack([Bag(torch.randn(n, dim, generator=generator), places, Px0(256.0), "slide")])
 
 
 def _checked(

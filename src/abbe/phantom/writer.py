@@ -31,7 +31,7 @@ from abbe.slides.patch_encoders.loading import safe_name
 from abbe.store import commit
 from abbe.store.resume import plain, read_previous_record
 from abbe.store.trident import features_path, write_features
-from abbe.types import Bag
+from abbe.types import MPP, Bag, Px0
 
 FORMAT, PLAN_FORMAT, VERSION = "abbe-cohort", "abbe-cohort-plan", 2
 _NEEDED = {"mixture": "necrosis", "spatial": "lymphocytes"}
@@ -147,9 +147,9 @@ def _write_feature_slide(folder: Path, plan: CohortPlan, bank: PatchBank, slide:
         bag = Bag(
             torch.from_numpy(bank.features[drawn]).half(),
             torch.from_numpy(layout.coords * size).double(),
-            size,
+            Px0(size),
             slide.slide_id,
-            mpp=bank.mpp,
+            mpp=None if bank.mpp is None else MPP(bank.mpp),
             level0_size=(columns * size, rows * size),
             encoder=bank.encoder.name,
         )

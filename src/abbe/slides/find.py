@@ -11,6 +11,7 @@ from pathlib import Path
 from abbe.errors import InputError
 from abbe.slides.companions import companions, dicom_series, series_uid
 from abbe.store.commit import printable
+from abbe.store.walk import files_below
 
 # What OpenSlide may read. A file with another suffix can still be named on the command line.
 SUFFIXES = (
@@ -129,23 +130,15 @@ def _absolute(path: Path) -> Path:
 
 
 def _slides_below(folder: Path) -> Iterator[Path]:
-    def refuse(error: OSError) -> None:
-        raise InputError(f"{error.filename}: cannot be searched ({error.strerror})") from error
-
-    seen = set()  # links to folders are followed; a loop of them ends here
-    holding: set[Path] = set()  # folders with a slide somewhere below
-    suffixed = []  # folders called like a slide
-    for place, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
-        status = Path(place).stat()
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
+    """Slides, and folders with a slide's suffix that have no slide below them."""
+    holding: set[Path] = set()
+    suffixed = []
+    for path in files_below(folder, links="once", folders=True):
+        if path.suffix.lower() not in SUFFIXES:
             continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        suffixed += [Path(place) / name for name in folders if Path(name).suffix.lower() in SUFFIXES]
-        for name in names:
-            path = Path(place) / name
-            if path.suffix.lower() in SUFFIXES and not name.startswith("."):
-                holding.update(path.parents)
-                yield path
+        if os.path.isdir(path):  # noqa: PTH112  Path.is_dir raises for a link whose target has too long a name
+            suffixed.append(path)
+        else:
+            holding.update(path.parents)
+            yield path
     yield from (path for path in suffixed if path not in holding)

@@ -17,7 +17,7 @@ from abbe.console import progress
 from abbe.errors import InputError
 from abbe.models.classifier import Classifier
 from abbe.store.bags import peek_bag, read_bag
-from abbe.store.walk import find_features
+from abbe.store.find import find_features
 from abbe.types import TokenBatch
 from abbe.view.figure import Figure
 from abbe.view.painting import token_colours
