@@ -18,9 +18,9 @@ from abbe.metrics.bootstrap import patient_bootstrap
 from abbe.models.classifier import Classifier
 from abbe.models.condense import condense_slide
 from abbe.models.config import ClassifierConfig
-from abbe.phantom.layout import needle_layout
 from abbe.phantom.render.slide_file import write_phantom_slide
 from abbe.phantom.render.tissue import site_stain
+from abbe.phantom.tasks import needle_layout
 from abbe.store.tokens import SlideTokens, write_tokens
 from abbe.view.figure import png
 from abbe.view.overlay import slot_figure
