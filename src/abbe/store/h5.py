@@ -39,6 +39,12 @@ class H5Reader:
         with self._reading(f"dataset {name!r}"):
             return np.asarray(self._file[name][()])
 
+    def rows(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Some rows of one dataset."""
+        self._need(name)
+        with self._reading(f"dataset {name!r}, rows {start}:{stop}"):
+            return np.asarray(self._file[name][start:stop])
+
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a dataset, without reading it."""
         self._need(name)

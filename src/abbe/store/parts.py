@@ -138,7 +138,7 @@ def assemble(
 
     Raises BagError naming file, dataset, row and value.
     """
-    rows = _rows(path, features, name)
+    rows = as_rows(path, features, name)
     if level0_size is not None and overrides.level0_size not in (None, level0_size):
         raise BagError(
             f"{path}: the file states a slide of {level0_size} level-0 pixels, but --level0-size is "
@@ -182,7 +182,8 @@ def assemble(
     return bag
 
 
-def _rows(path: Path, features: np.ndarray | torch.Tensor, name: str) -> torch.Tensor:
+def as_rows(path: Path, features: np.ndarray | torch.Tensor, name: str) -> torch.Tensor:
+    """Stored features as float32 or float16 [N, D]. Raises BagError for another type or shape."""
     native = not isinstance(features, np.ndarray) or features.dtype in (np.float16, np.float32, np.float64)
     rows = torch.as_tensor(features).detach() if native else None
     if rows is not None and rows.dtype in (torch.float64, torch.bfloat16):

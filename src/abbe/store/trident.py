@@ -102,13 +102,16 @@ def write(path: Path, bag: Bag, made_with: dict[str, Any] | None = None) -> None
     write_features(path, bag, made_with=made_with)
 
 
-def read(path: Path, overrides: Overrides) -> Bag:
+def read(path: Path, overrides: Overrides, *, with_features: bool = True) -> Bag:
     """A feature file as a Bag. The geometry comes from the file itself, or from its patches file.
+
+    with_features: False gives features of width 0, for callers that read them in chunks.
 
     Raises BagError naming file and dataset, and the option that supplies what is missing.
     """
     with open_h5(path) as file:
-        features = file.array("features")
+        patches, _ = shape_of(path, "features", file.shape("features"))
+        features = file.array("features") if with_features else np.zeros((patches, 0), np.float32)
         coords = file.array("coords") if file.has("coords") else None
         attributes = file.attributes("coords") if coords is not None else {}
         encoder = text(file.attributes("features").get("encoder"))
