@@ -12,6 +12,7 @@ from abbe.condensers import condenser_class
 from abbe.console import say
 from abbe.errors import ConfigError
 from abbe.evaluate.compare import Contender, over_seeds, paired_difference, predictions_on_test, scored, train_all
+from abbe.evaluate.settings import HoldoutSettings
 from abbe.metrics.bootstrap import shown
 from abbe.phantom.bank import PatchBank, build_bank
 from abbe.phantom.scores import ceiling_scores
@@ -98,8 +99,14 @@ def _of_method(run: NeedleSettings, name: str) -> list[Contender]:
     return found
 
 
-def _recipe(run: NeedleSettings, rate: float) -> Recipe:
-    return Recipe(epochs=run.epochs, lr=rate, plateau_patience=run.epochs, early_stop=run.epochs)
+def _base(run: NeedleSettings, cohort: Path, rate: float) -> HoldoutSettings:
+    """What all runs on a cohort have in common."""
+    return HoldoutSettings(
+        features=features_folder(cohort, run.bank.encoder),
+        labels=cohort / "labels.csv",
+        recipe=Recipe(epochs=run.epochs, lr=rate, plateau_patience=run.epochs, early_stop=run.epochs),
+        draws=run.draws,
+    )
 
 
 def _cohort(run: NeedleSettings, rows: PatchBank, fraction: float) -> tuple[Path, dict[str, Any]]:
@@ -115,13 +122,10 @@ def _choose_rates(run: NeedleSettings, rows: PatchBank) -> dict[str, float]:
     for rate in run.rates:
         reports = train_all(
             contenders(run),
-            features=features_folder(cohort, run.bank.encoder),
-            labels=cohort / "labels.csv",
-            out=cohort / f"tune-{rate:g}",
-            recipe=_recipe(run, rate),
+            _base(run, cohort, rate),
+            cohort / f"tune-{rate:g}",
             seeds=run.seeds[:1],
             workers=run.workers,
-            draws=run.draws,
         )
         for name, (report,) in reports.items():
             losses[name][rate] = report["best_val_task"]
@@ -133,13 +137,10 @@ def _train(run: NeedleSettings, cohort: Path, rates: dict[str, float]) -> dict[s
     for rate in sorted(set(rates.values())):
         reports |= train_all(
             [c for c in contenders(run) if rates[c.name] == rate],
-            features=features_folder(cohort, run.bank.encoder),
-            labels=cohort / "labels.csv",
-            out=cohort / "runs",
-            recipe=_recipe(run, rate),
+            _base(run, cohort, rate),
+            cohort / "runs",
             seeds=run.seeds,
             workers=run.workers,
-            draws=run.draws,
         )
     return reports
 

@@ -21,6 +21,7 @@ from abbe.bench.settings import SlotsSettings
 from abbe.console import progress, say
 from abbe.data import SPLITS
 from abbe.evaluate.compare import Contender, predictions_on_test, train_all
+from abbe.evaluate.settings import HoldoutSettings
 from abbe.metrics.bootstrap import Interval, Statistic, nested_bootstrap, shown
 from abbe.metrics.predictions import statistic
 from abbe.metrics.slots import ARTEFACT, EVIDENCE, OTHER, USAGE, SlotTable, joined, slide_slots
@@ -147,14 +148,16 @@ def _runs(run: SlotsSettings, cohort: _Cohort) -> Path:
 def _train(run: SlotsSettings, cohort: _Cohort, seed: int) -> None:
     train_all(
         [_contender(run, weight) for weight in run.weights],
-        features=cohort.features,
-        labels=cohort.folder / "labels.csv",
-        out=_runs(run, cohort),
-        standardize=run.standardize,
-        recipe=Recipe(epochs=run.epochs, lr=run.rate, plateau_patience=run.epochs, early_stop=run.epochs),
+        HoldoutSettings(
+            features=cohort.features,
+            labels=cohort.folder / "labels.csv",
+            standardize=run.standardize,
+            recipe=Recipe(epochs=run.epochs, lr=run.rate, plateau_patience=run.epochs, early_stop=run.epochs),
+            draws=run.draws,
+        ),
+        _runs(run, cohort),
         seeds=(seed,),
         workers=run.workers,
-        draws=run.draws,
     )
 
 

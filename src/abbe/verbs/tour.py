@@ -13,6 +13,7 @@ import pandas as pd
 from abbe.console import say
 from abbe.errors import AbbeError
 from abbe.evaluate.compare import Contender, predictions_on_test, scored, train_all
+from abbe.evaluate.settings import HoldoutSettings
 from abbe.metrics.bootstrap import shown
 from abbe.phantom.bank import SETTINGS, PatchBank, build_bank
 from abbe.phantom.render.slide_file import write_phantom_slide
@@ -62,13 +63,15 @@ def tour(run: DemoSettings) -> dict[str, Any]:
     clock.lap(f"draw {record['slides']} slides from it")
     reports = train_all(
         CONTENDERS,
-        features=features_folder(cohort, run.bank.encoder),
-        labels=cohort / "labels.csv",
-        out=run.out / "runs",
-        recipe=run.recipe,
+        HoldoutSettings(
+            features=features_folder(cohort, run.bank.encoder),
+            labels=cohort / "labels.csv",
+            recipe=run.recipe,
+            draws=run.draws,
+        ),
+        run.out / "runs",
         seeds=[run.recipe.seed],
         workers=run.workers,
-        draws=run.draws,
     )
     clock.lap(f"train and evaluate {len(CONTENDERS)} models")
     metrics = {name: found[0]["metrics"]["test"] for name, found in reports.items()}
