@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
+from skimage.filters import threshold_otsu
 
 from abbe.slides.patch_encoders.texture_base import STAINS, Array, Mask, Row, Values, halve
 
 _QUANTILES = ("p10", "p50", "p90")
 _WHITE_DENSITY = 0.10  # mean optical density below this is glass, lumen or fat
+_BINS = 64  # of the histogram behind Otsu's threshold
 _MIN_NUCLEUS = 16  # pixels
 _MIN_LUMEN = 16  # pixels of the half-size image
 
@@ -45,16 +47,12 @@ class _Objects:
         return means
 
 
-def _otsu(values: Values, low: float, high: float) -> float:
-    """Otsu's threshold between `low` and `high`."""
-    bins = 64
-    at = np.clip((values - low) * (bins / (high - low)), 0, bins - 1).astype(np.intp)
-    counts = np.bincount(at, minlength=bins).astype(np.float64)
-    below = np.cumsum(counts)
-    sums = np.cumsum(counts * np.arange(bins))
-    above = below[-1] - below
-    between = (sums[-1] * below - sums * below[-1]) ** 2 / np.maximum(below * above, 1)
-    return low + (float(np.argmax(between)) + 1) * (high - low) / bins
+def _otsu(values: Values) -> float:
+    """Otsu's threshold of values between 0 and 1, from a histogram of 64 bins."""
+    counts = np.bincount(np.clip(values * _BINS, 0, _BINS - 1).astype(np.intp), minlength=_BINS)
+    if np.count_nonzero(counts) < 2:  # nothing to separate
+        return 0.0
+    return (float(threshold_otsu(hist=(counts, np.arange(_BINS)))) + 1) / _BINS
 
 
 def _quantiles(values: Values, default: float) -> Values:
@@ -73,7 +71,7 @@ def nuclei_features(row: Row, stains: Array, smooth: Array, background: Array) -
     """Nuclei: regions where smoothed haematoxylin [h, w] exceeds Otsu's threshold and its background [h, w]."""
     h, w = smooth.shape
     tissue = smooth[smooth > 0.05]
-    threshold = min(max(_otsu(tissue, 0.0, 1.0), 0.12), 0.6) if tissue.size else 0.6
+    threshold = min(max(_otsu(tissue), 0.12), 0.6) if tissue.size else 0.6
     dense = smooth > threshold
     objects = _Objects(dense & (smooth > background), _MIN_NUCLEUS)
     n, area = objects.n, objects.area
