@@ -88,7 +88,7 @@ def _without_folders(value: Any) -> Any:
 
 def _commit() -> str:
     """The commit of the checkout this code is in, with "+" if it has changes; "none" outside a checkout."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    git = ["git", "-C", str(Path(__file__).parents[1])]
     try:
         head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
         dirty = subprocess.run([*git, "status", "--porcelain", "."], capture_output=True, text=True, check=True)
