@@ -21,8 +21,10 @@ class Benchmark:
     json: bool = False
     """print the result as JSON"""
 
-    def publish(self, name: str, found: dict[str, Any], page: str, *, figure: Figure | None = None) -> None:
-        """Print a result, and write it to --results if that is given."""
+    def publish(
+        self, name: str, found: dict[str, Any], page: str, *, figure: Figure | None = None, printed: Any = None
+    ) -> None:
+        """Print a result, and write it to --results if given. printed: what --json prints instead of `found`."""
         if self.results is not None:
             from abbe.bench.record import write_result
 
@@ -31,4 +33,4 @@ class Benchmark:
                 from abbe.view.figure import png
 
                 path.with_suffix(".png").write_bytes(png(figure))
-        result(page, found, json_output=self.json)
+        result(page, found if printed is None else printed, json_output=self.json)
