@@ -302,6 +302,20 @@ def test_torn_files_are_named(tmp_path: Path, name: str) -> None:
             read_bag(path)
 
 
+def test_a_dataset_whose_name_is_no_utf_8(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file[b"caf\xe9"] = np.ones((2, 2))
+    with pytest.raises(BagError, match=r"x\.h5: no dataset 'features' or 'feats' \(found: caf\\xe9\)"):
+        read_bag(tmp_path / "x.h5")
+
+
+def test_torn_safetensors_read_as_a_layout_of_pt_files(tmp_path: Path) -> None:
+    (tmp_path / "x.safetensors").write_bytes(b"no")
+    for layout in ("gigapath", "clam"):
+        with pytest.raises(BagError, match=r"x\.safetensors"):
+            read_bag(tmp_path / "x.safetensors", layout)
+
+
 # SlideChat -------------------------------------------------------------------------------------------------------
 
 

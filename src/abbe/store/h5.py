@@ -24,7 +24,9 @@ class H5Reader:
     def __init__(self, path: Path, file: h5py.File) -> None:
         self.path, self._file = path, file
         with self._reading("the list of datasets"):
-            self.names = list(file)
+            names = list(file)
+        # h5py returns a name that is not UTF-8 as bytes.
+        self.names = [name if isinstance(name, str) else name.decode("utf-8", "backslashreplace") for name in names]
 
     def has(self, name: str) -> bool:
         """Whether there is a dataset (and not a group) of this name."""

@@ -17,10 +17,11 @@ from safetensors import SafetensorError, safe_open
 from abbe.errors import BagError
 
 SUFFIXES = (".pt", ".pth", ".npy", ".safetensors")
-# What torch.load raises for damaged bytes: its restricted unpickler is Python code that does not check its input.
+# What torch.load raises for damaged bytes: its restricted unpickler is Python code that does not check its input, and
+# a file with the suffix .safetensors is passed on.
 _TORCH_ERRORS = (
     OSError, RuntimeError, EOFError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError,
-    AssertionError, MemoryError, struct.error,
+    AssertionError, MemoryError, struct.error, SafetensorError,
 )  # fmt: skip
 NPY_ERRORS = (ValueError, TypeError, OverflowError, OSError, SyntaxError, tokenize.TokenError)
 """what numpy raises for a damaged .npy file; it parses the header as Python"""
