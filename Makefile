@@ -1,25 +1,31 @@
-# Two commands do all the set-up: `make demo` and `make test`. Both make .venv and install what they need.
+# Every target makes .venv and installs what it needs.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 OUT ?= demo
-# Tests run one process a core; more threads in each would only fight.
+# Tests run one process per core; more threads in each would only fight.
 WORKERS ?= auto
 
-.PHONY: demo test check bench kills clean help
+.PHONY: demo test check docs bench kills clean help
 
 help:
 	@echo "make demo   the tour on rendered slides; ends with $(OUT)/report.html"
 	@echo "make test   every test"
 	@echo "make check  format, lint, types, layers and the fast tests"
+	@echo "make docs   the documentation site, in site/; rewrites the table of condensers in docs/methods/baselines.md"
 	@echo "make kills  encode killed 50 times at random and resumed (about 5 minutes)"
 	@echo "make bench  the benchmarks behind benchmarks/results (about an hour on two cores)"
+	@echo "make clean  remove .venv, site/ and caches"
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $@
+
+$(INSTALLED)-docs: $(INSTALLED)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[docs]"
 	@touch $@
 
 demo: $(INSTALLED)
@@ -37,6 +43,10 @@ check: $(INSTALLED)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q -m "not slow and not gpu"; tests=$$?; \
 	wait $$types && exit $$tests
 
+docs: $(INSTALLED)-docs
+	$(BIN)/python -m abbe.condensers docs/methods/baselines.md
+	$(BIN)/python -m mkdocs build --strict
+
 bench: $(INSTALLED)
 	$(BIN)/abbe bench texture --results benchmarks/results $(if $(PATCHES),--patches $(PATCHES))
 	$(BIN)/abbe bench flops --results benchmarks/results
@@ -48,4 +58,4 @@ kills: $(INSTALLED)
 	ABBE_KILLS=50 $(BIN)/python -m pytest tests/slides/test_killed.py -s
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist site .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

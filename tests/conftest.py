@@ -16,6 +16,11 @@ import torch
 ROOT = Path(__file__).parents[1]
 
 
+def pytest_configure() -> None:
+    """Let a failing check of the contract show its values."""
+    pytest.register_assert_rewrite("contract")
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)

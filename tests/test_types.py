@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from abbe.errors import BagError, InputError, MissingCoordinates
-from abbe.types import Assignment, Bag, TokenBatch, offsets_of
+from abbe.types import Assignment, Bag, Condensed, TokenBatch, offsets_of
 from builders import make_bag, make_batch
 
 COORDS = torch.tensor([[0.0, 0.0], [256.0, 0.0], [512.0, 256.0]])
@@ -39,8 +39,8 @@ def test_a_bare_bag_packs_and_says_which_option_gives_positions() -> None:
         ({"coords": COORDS[:2]}, r"coords must be \[3, 2\] like the features, got \(2, 2\)"),
         ({"coords": COORDS - 1}, r"coords\[0\] = \[-1.0, -1.0\] is negative"),
         ({"coords": COORDS * float("nan")}, r"coords\[0\] = \[nan, nan\] is not finite"),
-        ({"coords": COORDS[[0, 1, 1]]}, r"coords\[2\] = \[256.0, 0.0\] stands more than once"),
-        ({"level0_size": (512, 512)}, r"coords\[2\] = \[512.0, 256.0\] lies outside the slide of \(512, 512\)"),
+        ({"coords": COORDS[[0, 1, 1]]}, r"coords\[2\] = \[256.0, 0.0\] is duplicated"),
+        ({"level0_size": (512, 512)}, r"coords\[2\] = \[512.0, 256.0\] is outside the slide of \(512, 512\)"),
         ({"patch_size_level0": None}, "give both or neither"),
         ({"patch_size_level0": 0.0}, "patch_size_level0 must be a positive number, got 0"),
         ({"mpp": -0.5}, "mpp must be a positive number, got -0.5"),
@@ -57,33 +57,20 @@ def test_an_overhang_of_less_than_a_patch_is_right() -> None:
 
 @given(st.lists(st.integers(0, 7), min_size=1, max_size=6))
 @settings(max_examples=40, deadline=None)
-def test_pack_unpack_padded_agree(lengths: list[int]) -> None:
+def test_pack_and_unpack_agree(lengths: list[int]) -> None:
     batch = make_batch(lengths, dim=3)
     assert batch.lengths.tolist() == lengths == batch.lengths0.tolist()
     assert [len(slide.features) for slide in batch.unpack()] == lengths
     assert torch.equal(torch.cat([slide.features for slide in batch]), batch.features)
-    features, mask = batch.padded()
-    assert torch.equal(features[mask], batch.features)
-    assert mask.sum(1).tolist() == lengths
-    assert not features[~mask].any()
-
-
-def test_padded_passes_gradients_and_hides_empty_slots() -> None:
-    batch = make_batch([2, 3])
-    features = batch.features.requires_grad_()
-    masked = TokenBatch(**{**vars(batch), "features": features, "mask": torch.tensor([True, False, True, True, True])})
-    padded, mask = masked.padded()
-    assert mask.tolist() == [[True, False, False], [True, True, True]]
-    padded.sum().backward()
-    assert features.grad is not None
-    assert torch.equal(features.grad, torch.ones_like(features))
 
 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
         ("offsets", torch.tensor([0, 2, 4]), "offsets must run from 0 to 5"),
-        ("offsets", torch.tensor([0, 6, 5]), "offsets must not fall"),
+        ("offsets", torch.tensor([0, 6, 5]), "offsets must not decrease"),
+        ("offsets", torch.tensor([0, 5]), r"offsets must be int64 \[3\] on the CPU for 2 slides"),
+        ("lengths0", torch.tensor([2.0, 3.0]), r"lengths0 must be int64 \[2\] on the CPU for 2 slides"),
         ("mass", torch.tensor([1.0, 1.0, -1.0, 1.0, 1.0]), "mass must be finite and not negative"),
         ("weight", torch.ones(4), r"weight must be \[T\] = \[5\]"),
         ("mask", torch.ones(5), "mask must be torch.bool"),
@@ -150,3 +137,40 @@ def test_then_keeps_slides_apart() -> None:
 def test_a_dropped_patch_with_weight_is_refused() -> None:
     with pytest.raises(InputError, match="weight must be 0 where index is −1"):
         Assignment(torch.tensor([[-1]], dtype=torch.int32), torch.ones(1, 1), offsets_of([1]))
+
+
+HOSTILE = "<img src=x onerror=alert(1)>\n&'"
+
+
+def condensed(batch: TokenBatch) -> Condensed:
+    """Every patch kept but the last of each slide."""
+    index = torch.cat([torch.tensor([*range(n - 1), -1]) for n in batch.lengths.tolist()]).int()[:, None]
+    kept = index[:, 0] >= 0
+    tokens = batch.rows(kept, offsets_of(batch.lengths - 1))
+    return Condensed(tokens, Assignment(index, kept.float()[:, None], batch.offsets), torch.ones(len(batch)).long())
+
+
+def test_each_type_prints_as_one_line() -> None:
+    assert repr(make_bag(3)) == "Bag('slide', 3 × 16, encoder='test', mpp=0.5, patch_size_level0=256)"
+    bare = Bag(torch.ones(3, 4), None, None, HOSTILE)
+    assert repr(bare) == f"Bag({HOSTILE!r}, 3 × 4, encoder=unknown, mpp=unknown, no coordinates)"
+    batch = make_batch([3, 5])
+    assert repr(batch) == "TokenBatch(2 slides, 8 tokens × 16)"
+    assert repr(condensed(batch)) == "Condensed(2 slides, 6 tokens × 16, 2 dropped)"
+    for value in (bare, batch, condensed(batch)):
+        assert len(str(value).splitlines()) == 1
+
+
+def test_notebooks_show_escaped_html() -> None:
+    bag = make_bag(3, slide_id=HOSTILE)
+    text = bag._repr_html_()
+    assert "<tr><td>patches</td><td>3 × 16 float32</td></tr>" in text
+    assert "<td>mpp at level 0</td><td>0.5</td>" in text
+    found = condensed(TokenBatch.pack([bag, make_bag(5)]))._repr_html_()
+    assert "<tr><td>slide</td><td>5</td><td>4</td><td>1</td></tr>" in found
+    for html in (text, found, Bag(torch.ones(1, 1), None, None, "s", encoder=HOSTILE)._repr_html_()):
+        assert "<img" not in html
+        assert "&lt;img src=x onerror=alert(1)&gt;\n&amp;&#x27;" in html
+    many = condensed(make_batch([2] * 30))._repr_html_()
+    assert many.count("<tr><td>") == 20
+    assert "30 slides" in many

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from abbe.version import __version__
 
 if TYPE_CHECKING:
+    from abbe import plot
     from abbe.condensers import create_condenser, list_condensers
     from abbe.condensers.base import Condenser
     from abbe.errors import AbbeError
@@ -30,6 +31,7 @@ _HOME = {
     "create_patch_encoder": "abbe.slides.patch_encoders",
     "list_condensers": "abbe.condensers",
     "load": "abbe.models.hub",
+    "plot": "abbe.plot",
     "read_bag": "abbe.store.bags",
     "write_bag": "abbe.store.bags",
 }
@@ -46,6 +48,7 @@ __all__ = [
     "create_patch_encoder",
     "list_condensers",
     "load",
+    "plot",
     "read_bag",
     "write_bag",
 ]
@@ -54,7 +57,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'abbe' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+    module = importlib.import_module(_HOME[name])
+    return module if module.__name__ == f"abbe.{name}" else getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -9,7 +9,6 @@ import dataclasses
 import inspect
 import json
 import os
-import shlex
 import typing
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -79,16 +78,11 @@ def only(kind: type, settings: Any) -> dict[str, Any]:
 
 
 def to_flags(kind: type, settings: Any) -> list[str]:
-    """The command line that gives `settings`: a word for every field of `kind` that differs from its default.
+    """The words of the command line that gives `settings`: options for the fields of `kind` that differ from defaults.
 
-    Nested settings give `--outer.inner`. Paths give their last part alone: a published command names no folders.
+    A nested field gives `--outer.inner`. Words are not quoted; `shlex.join` does that.
     """
-    words: list[str] = []
-    for item in dataclasses.fields(kind):
-        value, default = getattr(settings, item.name), _default(item)
-        if value != default:
-            words += _flags(item.name.replace("_", "-"), value, default)
-    return words
+    return _flags(kind, settings, None, "")
 
 
 def check_options(owner: str, constructor: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,21 +111,23 @@ def _default(item: dataclasses.Field[Any]) -> Any:
     return item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
 
 
-def _flags(name: str, value: Any, default: Any) -> list[str]:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        inner = ((item, getattr(value, item.name)) for item in dataclasses.fields(value))
-        before = default if type(default) is type(value) else None
-        return [
-            word
-            for item, now in inner
-            if now != (was := _default(item) if before is None else getattr(before, item.name))
-            for word in _flags(f"{name}.{item.name.replace('_', '-')}", now, was)
-        ]
-    if isinstance(value, bool):
-        head, _, last = name.rpartition(".")
-        return [f"--{name}" if value else f"--{head}{'.' if head else ''}no-{last}"]
-    values = value if isinstance(value, tuple) else (value,)
-    return [f"--{name}", *(shlex.quote(one.name if isinstance(one, Path) else str(one)) for one in values)]
+def _flags(kind: type, settings: Any, defaults: Any, prefix: str) -> list[str]:
+    """defaults: an instance whose fields are the defaults, or None for those of `kind`."""
+    words: list[str] = []
+    for item in dataclasses.fields(kind):
+        value = getattr(settings, item.name)
+        default = _default(item) if defaults is None else getattr(defaults, item.name)
+        if value == default:
+            continue
+        option = item.name.replace("_", "-")
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            same_kind = type(default) is type(value)
+            words += _flags(type(value), value, default if same_kind else None, f"{prefix}{option}.")
+        elif isinstance(value, bool):
+            words.append(f"--{prefix}{option}" if value else f"--{prefix}no-{option}")
+        else:
+            words += [f"--{prefix}{option}", *map(str, value if isinstance(value, tuple) else (value,))]
+    return words
 
 
 def _json_value(hint: Any, value: Any, where: str) -> Any:

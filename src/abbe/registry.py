@@ -11,7 +11,7 @@ from abbe.errors import ConfigError, nearest
 
 T = TypeVar("T")
 
-_NOT_ENTRIES = {"base"}
+_NOT_ENTRIES = {"base", "streaming"}
 
 
 def list_names(package: str) -> list[str]:

@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.linear_model import RidgeClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.model_selection import StratifiedGroupKFold
 
-from abbe.bench.probe import TASKS, colour_histogram, probe, read_patches, ridge_classes
+from abbe.bench.labelled_patches import read_patches
+from abbe.bench.probe import PENALTIES, TASKS, _right, colour_histogram, probe
 from abbe.console import progress
 from abbe.errors import ConfigError, TableError
 from abbe.verbs.bench_texture import BenchTexture
@@ -132,15 +131,37 @@ def test_the_histogram_is_of_colours_alone():
     assert one[7 * 64 + 0 * 8 + 1] == 1
 
 
+def ridge(rows: np.ndarray, codes: np.ndarray, asked: np.ndarray, penalty: float) -> np.ndarray:
+    """Ridge classification in closed form: standardised features, one least-squares fit per class, targets −1 and 1."""
+    mean, spread = rows.mean(0), rows.std(0)
+    spread[spread == 0] = 1
+    x, targets = (rows - mean) / spread, np.eye(codes.max() + 1)[codes] * 2 - 1
+    weights = np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ (targets - targets.mean(0)))
+    return ((asked - mean) / spread @ weights + targets.mean(0)).argmax(1)
+
+
 @pytest.mark.parametrize("classes", [2, 3])
-def test_ridge_classes_are_those_of_scikit_learn(classes):
-    rng = np.random.default_rng(0)
-    rows, codes = rng.normal(2, 3, (200, 20)), rng.integers(0, classes, 200)
-    rows[:, 0] += codes
+def test_the_probe_is_ridge_with_the_penalty_that_inner_folds_choose(classes):
+    """Worked out in closed form. Features differ in scale, so that a probe that does not standardise is found out."""
+    rng = np.random.default_rng(classes)
+    codes, groups = rng.integers(0, classes, 240), np.repeat(np.arange(60), 4)
+    rows = rng.normal(0, 1, (240, 60)) * rng.uniform(0.1, 30, 60)
+    rows[:, 0] = codes + rng.normal(0, 1, 240)
     rows[:, 1] = 7  # a feature that does not vary
-    for penalty, told in zip((1.0, 100.0), ridge_classes(rows, codes, rows, (1.0, 100.0)), strict=True):
-        model = make_pipeline(StandardScaler(), RidgeClassifier(penalty)).fit(rows, codes)
-        np.testing.assert_array_equal(told, model.predict(rows))
+    expected, chosen = np.zeros(240), []
+    for train, test in StratifiedGroupKFold(5, shuffle=True, random_state=3).split(rows, codes, groups):
+        scores = np.zeros(len(PENALTIES))
+        inner = StratifiedGroupKFold(4, shuffle=True, random_state=3).split(rows[train], codes[train], groups[train])
+        for fit, held in inner:
+            for number, penalty in enumerate(PENALTIES):
+                right = ridge(rows[train[fit]], codes[train[fit]], rows[train[held]], penalty) == codes[train[held]]
+                scores[number] += np.mean([right[codes[train[held]] == code].mean() for code in range(classes)])
+        chosen.append(PENALTIES[int(scores.argmax())])
+        expected[test] = ridge(rows[train], codes[train], rows[test], chosen[-1]) == codes[test]
+    penalties: list[float] = []
+    np.testing.assert_array_equal(_right(rows, codes, groups, 3, penalties), expected)
+    assert penalties == chosen
+    assert len(set(chosen)) > 1
 
 
 def test_a_probe_tells_informative_features_from_noise_and_keeps_groups_whole(tmp_path):
@@ -178,5 +199,5 @@ def test_the_verb_writes_speed_and_probe(tmp_path, capsys):
 
 
 def test_options_that_cannot_be_are_refused():
-    with pytest.raises(ConfigError, match="--repeats is 0"):
+    with pytest.raises(ConfigError, match="--repeats must be at least 1, got 0"):
         BenchTexture(repeats=0).run()

@@ -1,4 +1,4 @@
-"""What each baseline keeps, on bags whose answer is known."""
+"""What each baseline keeps, on bags with a known answer."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from abbe.condensers import create_condenser, markdown_table
+from abbe.condensers import create_condenser
 from abbe.errors import BagError, InputError, MissingCoordinates
 from abbe.types import Bag, TokenBatch
 from builders import make_batch
-from conftest import ROOT
 
 EACH = 36
 
@@ -58,8 +57,8 @@ def test_kmeans_finds_its_centres_on_at_least_as_many_patches() -> None:
     assert bool(condensed.tokens.mask.all())
 
 
-def test_merge_looks_for_neighbours_by_place_and_not_by_row() -> None:
-    """Two tissues far apart; rows take turns between them. Windows of eight along the curve never hold both."""
+def test_merge_finds_neighbours_by_position_and_not_by_row() -> None:
+    """Two distant pieces of tissue with alternating rows. Windows of eight along the curve never contain both."""
     generator = torch.Generator().manual_seed(2)
     near, far = torch.rand(16, 2, generator=generator) * 3, torch.rand(16, 2, generator=generator) * 3 + 500
     positions = torch.stack([near, far], 1).flatten(0, 1)
@@ -70,14 +69,14 @@ def test_merge_looks_for_neighbours_by_place_and_not_by_row() -> None:
     assert set(bare[0::2].tolist()) & set(bare[1::2].tolist())
 
 
-def test_merge_without_positions_goes_by_the_order_of_the_bag() -> None:
+def test_merge_without_positions_follows_the_order_of_the_bag() -> None:
     batch = replace(kinds(), positions=None)
     condensed = create_condenser("merge", dim=16, tokens=4)(batch)
     assert condensed.tokens.positions is None
     assert condensed.assignment.index[:, 0].tolist() == [g for g in range(4) for _ in range(EACH)]
 
 
-def test_merged_tokens_stand_where_their_patches_stood() -> None:
+def test_merged_tokens_have_the_mean_position_of_their_patches() -> None:
     batch = kinds()
     condensed = create_condenser("merge", dim=16, tokens=4)(batch)
     assert condensed.tokens.positions is not None
@@ -86,7 +85,7 @@ def test_merged_tokens_stand_where_their_patches_stood() -> None:
     torch.testing.assert_close(condensed.tokens.positions[first], batch.positions[:EACH].mean(0))
 
 
-def test_thumbnail_averages_places() -> None:
+def test_thumbnail_averages_cells() -> None:
     """40 patches, ten wide and four high, in 2 × 2 cells of five by two."""
     batch = make_batch([40])
     condensed = create_condenser("thumbnail", dim=16, tokens=5)(batch)
@@ -117,6 +116,19 @@ def test_attention_keeps_its_best_and_scales_them_by_their_share() -> None:
     torch.testing.assert_close(condensed.predictions["attention"].detach()[0], pooled)
 
 
+def test_attention_loads_weights_from_before_its_scorer_was_a_module() -> None:
+    condenser, batch = create_condenser("attention", dim=16, tokens=3, hidden=8), make_batch([20])
+    old = {key.replace("scorer.", ""): value for key, value in condenser.state_dict().items()}
+    assert set(old) == {"both.weight", "both.bias", "logit.weight", "logit.bias"}
+    again = create_condenser("attention", dim=16, tokens=3, hidden=8)
+    assert not torch.equal(again(batch).tokens.features, condenser(batch).tokens.features)
+    again.load_state_dict(old)
+    assert torch.equal(again(batch).tokens.features, condenser(batch).tokens.features)
+    model = torch.nn.ModuleDict({"condenser": create_condenser("attention", dim=16, tokens=3, hidden=8)})
+    model.load_state_dict({f"condenser.{key}": value for key, value in old.items()})
+    assert torch.equal(model["condenser"](batch).tokens.features, condenser(batch).tokens.features)
+
+
 @pytest.mark.slow
 def test_attention_learns_a_needle_by_its_own_loss() -> None:
     """One patch in 100 tells the class. The loss on `predictions` alone must bring it among the four kept."""
@@ -142,21 +154,15 @@ def test_attention_learns_a_needle_by_its_own_loss() -> None:
 
 
 def test_streams_say_what_they_cannot_do() -> None:
-    with pytest.raises(InputError, match=r"needs a count, not the keep rate 0\.5"):
+    with pytest.raises(InputError, match=r"needs a count of tokens, not the keep rate 0\.5"):
         create_condenser("random", dim=16, tokens=0.5).stream("slide")
     stream = create_condenser("mean", dim=16).stream("slide")
     stream.update(torch.randn(3, 16), torch.rand(3, 2))
-    with pytest.raises(BagError, match="positions must come with every chunk or none"):
+    with pytest.raises(BagError, match="positions must come with every chunk or with none"):
         stream.update(torch.randn(3, 16))
     with pytest.raises(BagError, match="features are 5 wide"):
         stream.update(torch.randn(3, 5), torch.rand(3, 2))
-    with pytest.raises(BagError, match=r"features came in torch\.float32, now in torch\.float16; a slide has one type"):
+    with pytest.raises(BagError, match=r"were torch\.float32, now torch\.float16; all chunks must have one dtype"):
         stream.update(torch.randn(3, 16).half(), torch.rand(3, 2))
-    with pytest.raises(BagError, match="slide 'slide': a chunk without patches; leave empty ones out"):
+    with pytest.raises(BagError, match="slide 'slide': a chunk has no patches; skip empty chunks"):
         stream.update(torch.randn(0, 16), torch.rand(0, 2))
-
-
-def test_the_table_of_the_docs_is_the_one_of_the_code() -> None:
-    page = (ROOT / "docs" / "methods" / "baselines.md").read_text(encoding="utf-8")
-    for line in markdown_table().splitlines():
-        assert line in page, "docs/methods/baselines.md: put abbe.condensers.markdown_table() in"

@@ -1,4 +1,4 @@
-"""SLIM: schedule, routers, what its auxiliary outputs may teach, and its size."""
+"""SLIM: schedule, routers, what its auxiliary outputs train, and its size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from abbe.condensers import create_condenser
 from abbe.condensers.slim import Cropr, Slim, keep_schedule
 from abbe.errors import ConfigError, MissingCoordinates
 from builders import make_batch
-from contract.checks import trains_in_bf16
+from contract.training_checks import trains_in_bf16
 
 DIM = 16
 
@@ -43,7 +43,7 @@ def test_schedule_of_a_count_falls_evenly_and_ends_exactly(n: int, k: int) -> No
     assert plan[0] == max(min(k, n), math.floor(min(1, k / n) ** (1 / 5) * n + 1e-9))
 
 
-def test_one_keep_rate_or_one_a_slide_at_call_time() -> None:
+def test_one_keep_rate_or_one_per_slide_at_call_time() -> None:
     condenser, batch = make(tokens=0.5), make_batch([40, 9, 1])
     assert condenser(batch).tokens.lengths.tolist() == condenser.count([40, 9, 1])
     assert condenser(batch, tokens=0.2).tokens.lengths.tolist() == [keep_schedule(n, 0.2, 2)[-1] for n in (40, 9, 1)]
@@ -76,7 +76,7 @@ def test_cropr_by_its_equations() -> None:
         cropr.float()
 
 
-def test_auxiliary_outputs_teach_the_routers_and_nothing_else() -> None:
+def test_auxiliary_outputs_train_the_routers_and_nothing_else() -> None:
     condenser = make().train()
     condensed = condenser(make_batch([30, 8]))
     assert set(condensed.predictions) == {"cropr/1", "cropr/2"}
@@ -95,8 +95,8 @@ def test_the_task_s_loss_does_not_reach_the_routers() -> None:
     assert condenser.encoder.project.weight.grad is not None
 
 
-def test_routers_decide_who_is_kept() -> None:
-    """A query along a direction keeps the patches that lie there after the first block."""
+def test_routers_decide_which_patches_are_kept() -> None:
+    """A query keeps the patches that point in its direction after the first block."""
     condenser, batch = make(layers=2), make_batch([40])
     hidden = []
     with torch.no_grad():
@@ -109,13 +109,13 @@ def test_routers_decide_who_is_kept() -> None:
     assert after.tokens.origin.tolist() == scores.topk(4).indices.sort().values.tolist()
 
 
-def test_dropped_patches_speak_through_those_that_stay() -> None:
-    """Unlike a selection of raw patches: they were attended to before they went."""
+def test_dropped_patches_leave_traces_in_those_that_are_kept() -> None:
+    """Unlike in a selection of raw patches, they were attended to before they were dropped."""
     condenser, batch = make(), make_batch([40])
     condensed = condenser(batch)
-    gone = int((condensed.assignment.index[:, 0] < 0).nonzero()[0])
+    dropped = int((condensed.assignment.index[:, 0] < 0).nonzero()[0])
     features = batch.features.clone()
-    features[gone] += 0.01
+    features[dropped] += 0.01
     again = condenser(replace(batch, features=features))
     assert not torch.equal(condensed.summary, again.summary)  # type: ignore[arg-type]
 

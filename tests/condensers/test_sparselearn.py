@@ -16,7 +16,7 @@ from abbe.errors import ConfigError, InputError
 from abbe.ops import naive
 from abbe.types import Condensed, TokenBatch
 from builders import make_batch
-from contract.checks import trains_in_bf16
+from contract.training_checks import trains_in_bf16
 
 DIM = 16
 
@@ -56,7 +56,7 @@ def test_soft_path_by_its_equations(context: str) -> None:
         torch.randperm(n)
     x = F.layer_norm(batch.features, (DIM,), eps=1e-8).double()
     noised = alpha.sqrt()[:, None] * x + (1 - alpha).sqrt()[:, None] * torch.randn(50, DIM).double()
-    # The denoiser's writing projections start at zero: at first it hands on what it gets.
+    # The denoiser's output projections start at zero, so it starts as the identity.
     torch.testing.assert_close(got.tokens.features.double(), noised, atol=1e-3, rtol=0)
 
 
@@ -100,7 +100,7 @@ def test_gate_keeps_the_variance_whatever_alpha() -> None:
         assert float(soft(condenser, batch).tokens.features.var().detach()) == pytest.approx(1, abs=0.02)
 
 
-def test_a_whole_slide_within_the_budget_passes_untouched() -> None:
+def test_a_slide_within_the_budget_passes_unchanged() -> None:
     condenser, batch = make(), make_batch([3, 1])
     got = soft(condenser, batch)
     assert got.tokens.weight.tolist() == [1.0] * 4
@@ -114,7 +114,7 @@ def test_diagonal_denoiser_is_attention_under_an_identity_mask(dtype: torch.dtyp
         nn.init.normal_(parameter)
     x = torch.randn(n, DIM, dtype=dtype)
     normed = denoiser.norm1(x)
-    query, key = torch.randn(2, n, DIM, dtype=dtype)  # whatever they are, the mask leaves one key
+    query, key = torch.randn(2, n, DIM, dtype=dtype)  # any values: the mask leaves one key
     q, k, v = (y.view(n, heads, -1).transpose(0, 1) for y in (query, key, denoiser.value(normed)))
     scores = (q @ k.mT / math.sqrt(DIM // heads)).masked_fill(~torch.eye(n, dtype=torch.bool), -torch.inf)
     h = x + denoiser.out((scores.softmax(-1) @ v).transpose(0, 1).reshape(n, DIM))
@@ -149,7 +149,7 @@ def test_every_ablation_trains_the_scorer(selector: str, gate: str, denoiser: st
     assert bool(condenser.scorer.leave.weight.grad.any())  # type: ignore[union-attr]
 
 
-def test_what_lies_before_the_zero_projections_learns_from_the_second_step_on() -> None:
+def test_layers_before_the_zero_projections_learn_from_the_second_step_on() -> None:
     condenser, batch = make(), make_batch([40, 9])
     for step in range(2):
         condenser.zero_grad()
@@ -192,7 +192,7 @@ def test_gumbel_noise_is_for_the_soft_path_only() -> None:
 
 
 def test_gumbel_noise_has_its_mean_and_spread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Equal scores standardise to 0, so what Soft Top-K is given is the noise: mean 0.577, std π / √6, skewed right."""
+    """Equal scores standardise to 0, so the input of Soft Top-K is the noise: mean 0.577, std π / √6, skewed right."""
     given: list[Tensor] = []
 
     def watched(u: Tensor, *arguments: object) -> Tensor:
@@ -209,7 +209,7 @@ def test_gumbel_noise_has_its_mean_and_spread(monkeypatch: pytest.MonkeyPatch) -
     assert float((noise - noise.mean()).pow(3).mean() / noise.std() ** 3) == pytest.approx(1.14, abs=0.25)
 
 
-def test_the_weight_that_came_in_is_kept() -> None:
+def test_weights_of_the_input_are_kept() -> None:
     batch = make_batch([40, 9])
     half = replace(batch, weight=torch.full_like(batch.weight, 0.5))
     for condenser, path in ((make().train(), True), (make().eval(), False)):
@@ -217,7 +217,7 @@ def test_the_weight_that_came_in_is_kept() -> None:
         assert halved == pytest.approx(whole / 2, rel=1e-4)
 
 
-def test_the_share_left_out_is_one_of_what_came_in() -> None:
+def test_the_dropped_share_is_relative_to_the_input_tokens() -> None:
     slots = create_condenser("kmeans", dim=DIM, tokens=8)(make_batch([40, 9])).tokens
     condensed = make().eval()(slots)
     assert condensed.dropped.tolist() == [4, 4]
@@ -226,7 +226,7 @@ def test_the_share_left_out_is_one_of_what_came_in() -> None:
 
 @pytest.mark.parametrize("heads", [1, 4])
 def test_latent_scorer_by_its_equations(heads: int) -> None:
-    """Latents read the tokens, tokens read the latents, both with `heads` heads, then an MLP; residuals around each."""
+    """Latents read the tokens, tokens read the latents, both with `heads` heads, then an MLP, each with a residual."""
     scorer = make(scorer_width=8, heads=heads, layers=2).scorer.double()
     x = torch.randn(11, DIM, dtype=torch.float64)
 
@@ -264,7 +264,7 @@ def test_schedules_are_kept_with_the_weights() -> None:
     assert float(again.tau) == pytest.approx(0.05)
     assert float(again.progress) == 1.0
     assert float(soft(condenser, batch).metrics["tau"]) == pytest.approx(0.05)
-    with pytest.raises(InputError, match=r"progress is a fraction in \[0, 1\], got 1\.5"):
+    with pytest.raises(InputError, match=r"progress must be in \[0, 1\], got 1\.5"):
         condenser.set_progress(1.5)
 
 
@@ -322,14 +322,14 @@ def test_trains_in_bf16(options: dict[str, object]) -> None:
 
 def test_refusals() -> None:
     for options, message in (
-        ({"context": "latents"}, r"context has no value 'latents'\. Did you mean 'latent'"),
-        ({"gate": "vpp"}, r"gate has no value 'vpp'\. Did you mean 'vp'"),
-        ({"denoiser": "diag"}, r"denoiser has no value 'diag'\. Did you mean 'diagonal'"),
-        ({"selector": "softtopk"}, r"selector has no value 'softtopk'\. Did you mean 'soft_topk'"),
-        ({"tau_end": 2.0}, r"0 < tau_end ≤ tau_start, got tau_start=1\.0, tau_end=2\.0"),
-        ({"budget_start": 3.0}, r"budget_start is a keep rate in \(0, 1\] or None, got 3\.0"),
+        ({"context": "latents"}, r"context must be one of latent, full, none, got 'latents'\. Did you mean 'latent'"),
+        ({"gate": "vpp"}, r"gate must be one of .*, got 'vpp'\. Did you mean 'vp'"),
+        ({"denoiser": "diag"}, r"denoiser must be one of .*, got 'diag'\. Did you mean 'diagonal'"),
+        ({"selector": "softtopk"}, r"selector must be one of .*, got 'softtopk'\. Did you mean 'soft_topk'"),
+        ({"tau_end": 2.0}, r"0 < tau_end ≤ tau_start < ∞, got tau_start=1\.0, tau_end=2\.0"),
+        ({"budget_start": 3.0}, r"budget_start must be a keep rate in \(0, 1\] or None, got 3\.0"),
         ({"max_train_patches": 0}, "max_train_patches must be at least 1 or None, got 0"),
-        ({"scorer_width": 9}, "a width of 9 does not divide into heads=2"),
+        ({"scorer_width": 9}, "a width of 9 is not divisible by heads=2"),
         ({"tokens": 0}, "tokens must be at least 1, got 0"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -1,4 +1,4 @@
-"""TC-SSA to the letter: every formula of the paper written out slowly, slot by slot, and compared."""
+"""TC-SSA: every formula of the paper written out slot by slot, and compared."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_tokens_and_losses_are_the_paper_s(slots: int, n: int) -> None:
 
 
 def test_uniform_routing_scores_two_and_that_is_not_the_minimum() -> None:
-    """K Σ P_i f_i is 2 for uniform routing, and K/(K−1) with one slot as everybody's weightless second choice."""
+    """K Σ P_i f_i is 2 for uniform routing, and K/(K−1) if one slot is every patch's second choice with no weight."""
     k = 4
     condenser = create_condenser("tcssa", dim=k, tokens=k, hidden=4).eval()
     assert isinstance(condenser, TCSSA)
@@ -137,7 +137,7 @@ def test_shared_experts_and_gate_bias_are_one_argument_away() -> None:
 def test_slots_must_be_a_count() -> None:
     with pytest.raises(ConfigError, match=r"condenser 'tcssa': tokens must be int, got 0\.5"):
         create_condenser("tcssa", dim=DIM, tokens=0.5)
-    with pytest.raises(ConfigError, match=r"a number of slots, an int; got 0\.5"):
+    with pytest.raises(ConfigError, match=r"tokens must be an int, the number of slots, got 0\.5"):
         TCSSA(dim=DIM, tokens=0.5)  # type: ignore[arg-type]
 
 

@@ -28,7 +28,8 @@ from abbe.train.recipe import Recipe
 from abbe.verbs.bench_needle import BenchNeedle
 from abbe.verbs.bench_ops import BenchOps
 from abbe.verbs.bench_texture import BenchTexture
-from abbe.verbs.demo import Demo, tour
+from abbe.verbs.demo import Demo
+from abbe.verbs.tour import tour
 from builders import make_bag
 
 
@@ -69,7 +70,7 @@ def test_a_real_slide_to_pictures(tmp_path: Path, data: Path, model: Path, capsy
     assert cli.run(["export", "heatmap", str(slide), "--model", str(tmp_path / "silent"), *features, "--json"]) == 0
     said = capsys.readouterr()
     assert [Path(name).stem.rpartition("_")[2] for name in json.loads(said.out)] == ["slots", "gallery"]
-    assert "no picture of weights: this model's pooling does not say" in said.err
+    assert "no picture of weights: the pooling of this model has no weight per token" in said.err
 
 
 @pytest.mark.slow
@@ -113,9 +114,9 @@ SMALL = BankPlan(sites=1, normal=(2, 1, 1), tumour=(2, 1, 1))
 @pytest.mark.slow
 def test_the_tour_from_end_to_end(tmp_path: Path) -> None:
     plan = CohortPlan(0.05, (16, 6, 8), 60)
-    run = Demo(tmp_path / "demo", plan, SMALL, Recipe(epochs=1), draws=50)
+    run = Demo(out=tmp_path / "demo", plan=plan, bank=SMALL, recipe=Recipe(epochs=1), draws=50)
     found = tour(run)
-    assert set(found["figures"]) == {
+    assert set(found["metrics"]) == {
         "none-1-attention",
         "tcssa-32-attention",
         "random-32-attention",
@@ -130,7 +131,7 @@ def test_the_tour_from_end_to_end(tmp_path: Path) -> None:
     before = model.stat().st_mtime_ns
     again = tour(run)
     assert model.stat().st_mtime_ns == before
-    assert again["figures"] == found["figures"]
+    assert again["metrics"] == found["metrics"]
 
 
 @pytest.mark.slow
@@ -147,7 +148,7 @@ def test_the_needle_benchmark_in_small(tmp_path: Path) -> None:
     assert set(found["minus_none"]) == {"tcssa-32-attention", "random-32-attention", "mean-1-mean"}
     with pytest.raises(ConfigError, match=r"unknown name 'tcsa' in condensers\. Did you mean 'tcssa'"):
         bench_needle(replace(run, condensers=("tcsa",)))
-    with pytest.raises(ConfigError, match="--condensers none none: name at least one method, and each once"):
+    with pytest.raises(ConfigError, match="--condensers none none: name at least one method, each once"):
         bench_needle(replace(run, condensers=("none", "none")))
 
 

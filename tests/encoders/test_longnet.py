@@ -1,4 +1,4 @@
-"""LongNet: what reaches [CLS], what shifts and neighbours change, and what may stand between its blocks."""
+"""LongNet: what reaches [CLS], the effect of shifts and of other slides, and methods between its blocks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def make(**options: object) -> LongNet:
 
 
 def moved(encoder: LongNet, batch: TokenBatch, rows: slice) -> float:
-    """How far [CLS] of the first slide goes when these patches change."""
+    """The largest change of [CLS] of the first slide when these patches change."""
     features = batch.features.clone()
     features[rows] += torch.randn_like(features[rows])
     with torch.no_grad():
@@ -50,7 +50,7 @@ def test_one_token_out_for_each_token_in() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("segments", ["cover", "paper"])
 def test_what_reaches_cls_in_small(segments: str) -> None:
-    """Segments of 8 and 16: without the covering branch, nothing past row 15, that is patch 14, reaches [CLS]."""
+    """Segments of 8 and 16: without the covering branch, nothing after row 15, that is patch 14, reaches [CLS]."""
     torch.manual_seed(0)
     encoder, batch = make(segments=segments), make_batch([60])
     for patch in range(60):
@@ -59,7 +59,7 @@ def test_what_reaches_cls_in_small(segments: str) -> None:
 
 @pytest.mark.slow
 def test_published_segments_end_at_row_16383() -> None:
-    """N = 20,000: with "paper" the last 3,000 patches do not move [CLS] by a bit; with "cover" a single one does."""
+    """N = 20,000: with "paper" the last 3,000 patches change no bit of [CLS]; with "cover" a single one does."""
     batch = make_batch([20_000], dim=16)
     narrow = {"width": 8, "layers": 3, "heads": 2, "hidden": 8, "piece": 1024, "levels": 5}
     paper, cover = make(**narrow, segments="paper"), make(**narrow)
@@ -103,7 +103,7 @@ def test_steps_without_gradient_give_the_same(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_any_selecting_condenser_fits_between_blocks() -> None:
-    """Assignments compose: what is kept in the end is a patch of the bag, and all that was dropped is counted."""
+    """Assignments are composed: tokens kept in the end are patches of the bag, and all dropped ones are counted."""
     batch, seen = make_batch([40, 9]), []
     half = create_condenser("random", dim=16, tokens=0.5)
 
@@ -119,7 +119,7 @@ def test_any_selecting_condenser_fits_between_blocks() -> None:
         assert (assignment.index[:, 0] >= 0).nonzero()[:, 0].tolist() == slide.origin.tolist()
 
 
-def test_a_name_used_by_two_blocks_is_kept_twice() -> None:
+def test_a_name_used_by_two_blocks_gets_a_suffix() -> None:
     def between(number: int, tokens: TokenBatch) -> Condensed:
         step = create_condenser("none", dim=16)(tokens)
         return replace(step, losses={"aux": torch.tensor(float(number))})
@@ -128,12 +128,12 @@ def test_a_name_used_by_two_blocks_is_kept_twice() -> None:
 
 
 def test_a_small_longnet_by_its_equations() -> None:
-    """Dense, head by head: [CLS] at the origin, continuous positions less the slide's corner, θ = 100 as it comes."""
+    """Dense, head by head: [CLS] at the origin, continuous positions relative to the slide's corner, θ = 100."""
     torch.manual_seed(3)
     encoder, batch = make(segments="cover", piece=64).double(), make_batch([30]).to(dtype=torch.float64)
-    places = torch.rand(30, 2) * 9 + 5
-    got = encoder(replace(batch, positions=places))
-    at = torch.cat([torch.zeros(1, 2), places - places.min(0).values]).double()
+    positions = torch.rand(30, 2) * 9 + 5
+    got = encoder(replace(batch, positions=positions))
+    at = torch.cat([torch.zeros(1, 2), positions - positions.min(0).values]).double()
     x = torch.cat([encoder.cls[None], encoder.project(batch.features)])
     for block in encoder.blocks:
         y = torch.nn.functional.layer_norm(x, (16,), block.norm1.weight, block.norm1.bias)
@@ -164,8 +164,8 @@ def test_norms_are_taken_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["random", "attention", "fps", "uniform"])
-def test_masked_tokens_are_neither_read_nor_handed_on(name: str) -> None:
-    """Empty cells of a thumbnail, say: whatever stands in them, and with pruning between the blocks too."""
+def test_masked_tokens_are_neither_read_nor_returned(name: str) -> None:
+    """For example empty cells of a thumbnail, with any content, also with pruning between the blocks."""
     batch, keep = make_batch([12, 9]), create_condenser(name, dim=16, tokens=4).eval()
     encoder, mask = make(), torch.arange(21) % 5 != 1
     results = []
@@ -182,11 +182,11 @@ def test_masked_tokens_are_neither_read_nor_handed_on(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["merge", "thumbnail"])
-def test_what_merges_does_not_fit_between_blocks(name: str) -> None:
-    """Both keep positions; merged tokens are no patches, and an empty cell would be attended to."""
+def test_a_method_that_merges_is_refused_between_blocks(name: str) -> None:
+    """Both keep positions, but merged tokens are not patches, and an empty cell would be attended to."""
     merging = create_condenser(name, dim=16, tokens=4)
     with pytest.raises(
-        InputError, match=r"must select: of \[40, 9\] tokens it dropped \[0, 0\] and handed on \[4, 4\]"
+        InputError, match=r"must select patches, but of \[40, 9\] tokens it dropped \[0, 0\] and returned \[4, 4\]"
     ):
         make()(make_batch([40, 9]), between=lambda _, tokens: merging(tokens))
 
@@ -197,7 +197,7 @@ def test_refusals() -> None:
         encoder(replace(batch, positions=None))
     with pytest.raises(MissingCoordinates, match="between blocks must keep positions"):
         encoder(batch, between=lambda _, tokens: create_condenser("tcssa", dim=16, tokens=2, hidden=4)(tokens))
-    with pytest.raises(BagError, match="longnet: features are 8 wide, the encoder was made for dim=16"):
+    with pytest.raises(BagError, match="longnet: features are 8 wide, but the encoder has dim=16"):
         encoder(make_batch([5], dim=8))
     with pytest.raises(BagError, match="longnet: slide 'slide1' has no patches"):
         encoder(make_batch([5, 0]))
@@ -225,7 +225,7 @@ def test_refusals() -> None:
         create_encoder("identity", dim=0)
 
 
-def test_identity_hands_on_what_it_gets() -> None:
+def test_identity_returns_its_input() -> None:
     assert list_encoders() == ["identity", "longnet"]
     batch = make_batch([4, 2])
     encoded = create_encoder("identity", dim=16)(batch)

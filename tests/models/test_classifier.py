@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from abbe.condensers import condenser_class, list_condensers
 from abbe.data.dataset import LabelledBatch
-from abbe.errors import ConfigError
+from abbe.errors import BagError, ConfigError, InputError
 from abbe.models.classifier import Classifier
 from abbe.models.config import ClassifierConfig
 from abbe.train.objectives.classify import ClassifyObjective
@@ -59,5 +60,40 @@ def test_the_summary_can_be_what_the_head_reads():
 
 
 def test_summary_pooling_needs_a_condenser_that_has_one():
-    with pytest.raises(ConfigError, match="pooling 'summary' needs a condenser that gives one; mean has none"):
+    with pytest.raises(ConfigError, match="pooling 'summary' needs a condenser with a summary; mean has none"):
         build("mean", "summary")
+
+
+STREAMING = [(name, dict(condenser_class(name).small)) for name in list_condensers() if condenser_class(name).streams]
+STREAMING.append(("sparselearn", {**condenser_class("sparselearn").small, "context": "none"}))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "attention", "abmil"])
+@pytest.mark.parametrize(("condenser", "options"), STREAMING, ids=[name for name, _ in STREAMING])
+def test_a_slide_in_chunks_gets_the_prediction_of_a_call(condenser, options, pooling):
+    model = build(condenser, pooling, **options).eval()
+    model.scaler.measure([3 * torch.randn(100, 16) + 2])
+    batch = make_batch([130])
+    stream, chunks = model.stream("slide0"), []
+    for rows in torch.arange(130).split(37):
+        chunks.append(stream.update(batch.features[rows], batch.positions[rows]))
+    got, whole = stream.finish(), model(batch)
+    torch.testing.assert_close(got.logits, whole.logits.detach(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(got.attention, whole.attention.detach(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        got.condensed.tokens.features, whole.condensed.tokens.features.detach(), atol=1e-5, rtol=0
+    )
+    assert not got.logits.requires_grad
+    assert [len(chunk.index) for chunk in chunks] == [37, 37, 37, 19]
+    if model.condenser.merges:
+        assert torch.equal(torch.cat([chunk.index for chunk in chunks]), whole.condensed.assignment.index)
+
+
+def test_a_classifier_that_cannot_stream_says_why():
+    with pytest.raises(InputError, match=r"streams in eval mode only; call model\.eval\(\) first"):
+        build("mean").train().stream("slide0")
+    with pytest.raises(InputError, match="fps does not stream: it needs all patches of a slide in one TokenBatch"):
+        build("fps").eval().stream("slide0")
+    stream = build("mean").eval().stream("slide0")
+    with pytest.raises(BagError, match="mean: slide 'slide0': no patches were added"):
+        stream.finish()

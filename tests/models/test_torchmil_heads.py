@@ -1,4 +1,4 @@
-"""torchmil's pooling behind our output layer: any number of classes where the method allows it, a slide at a time."""
+"""torchmil's pooling behind our output layer: any number of classes if the method allows it, one slide at a time."""
 
 from __future__ import annotations
 

@@ -11,15 +11,17 @@ from abbe.ops.dilated_attention import Branch, branches_of, dilated_attention
 from abbe.types import offsets_of
 
 
-def compare(n: int, heads: int, width: int, branches: list[Branch], asked: int | None = None) -> None:
+def compare(n: int, heads: int, width: int, branches: list[Branch], queries: int | None = None) -> None:
     """Output, lse and the three gradients of one sequence of n tokens, to 1e-5 in float32.
 
-    asked: so many queries are compared (and carry the gradient), among them those at the borders of segments.
+    queries: number of random queries that are compared and get a gradient, besides those at segment borders.
     """
     q, k, v = (torch.randn(n, heads, width, requires_grad=True) for _ in range(3))
     output, lse = dilated_attention(q, k, v, offsets_of([n]), [branches])
     borders = [row for row in (0, 1023, 1024, 2047, 2048, 16_383, 16_384, n - 1) if row < n]
-    rows = torch.arange(n) if asked is None else torch.cat([torch.randperm(n)[:asked], torch.tensor(borders)]).unique()
+    rows = (
+        torch.arange(n) if queries is None else torch.cat([torch.randperm(n)[:queries], torch.tensor(borders)]).unique()
+    )
     at_output, at_lse = torch.randn(len(rows), heads, width), torch.randn(len(rows), heads)
     fast = torch.autograd.grad((output[rows] * at_output).sum() + (lse[rows] * at_lse).sum(), [q, k, v])
     slow = [torch.zeros_like(x) for x in (q, k, v)]
@@ -47,9 +49,9 @@ def test_published_pieces(n: int, heads: int, segments: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("n", "heads", "asked"), [(4097, 2, 1000), (17_000, 2, 500)])
-def test_published_pieces_of_long_slides(n: int, heads: int, asked: int) -> None:
-    compare(n, heads, 4, branches_of(n), asked)
+@pytest.mark.parametrize(("n", "heads", "queries"), [(4097, 2, 1000), (17_000, 2, 500)])
+def test_published_pieces_of_long_slides(n: int, heads: int, queries: int) -> None:
+    compare(n, heads, 4, branches_of(n), queries)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Farthest points against the slow truth."""
+"""Farthest points against the slow reference."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from abbe.ops.fps import farthest_points
 
 
 @pytest.mark.parametrize(("n", "k"), [(1, 3), (63, 1), (63, 17), (20, 20), (20, 50)])
-def test_it_takes_what_the_slow_truth_takes(n: int, k: int) -> None:
+def test_it_takes_what_the_reference_takes(n: int, k: int) -> None:
     rows = torch.randn(n, 6)
     assert farthest_points(rows, k).tolist() == naive.farthest_points(rows, k)
 

@@ -1,4 +1,4 @@
-"""k-means: one step against the slow truth, seeds that spread, and the descent of the objective."""
+"""k-means: one step against the slow reference, seeds that spread, and the descent of the objective."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_one_step_is_lloyd_s() -> None:
     torch.testing.assert_close(kmeans(rows, 7, generator=generator(), steps=1), moved)
 
 
-def test_it_descends_and_stops_where_nothing_moves() -> None:
+def test_it_descends_and_stops_when_nothing_changes() -> None:
     rows = torch.randn(500, 4)
     found = [objective(rows, kmeans(rows, 9, generator=generator(), steps=s)) for s in (0, 1, 5, 200)]
     assert found == sorted(found, reverse=True)
@@ -34,7 +34,7 @@ def test_it_descends_and_stops_where_nothing_moves() -> None:
 
 
 def test_seeds_are_in_every_well_separated_cluster() -> None:
-    """k-means++ draws by squared distance, so clusters 100 apart get a seed each; plain lots would miss most times."""
+    """k-means++ draws by squared distance, so distant clusters get a seed each; uniform draws usually miss one."""
     centres = torch.eye(6) * 100
     rows = (centres[:, None] + torch.randn(6, 20, 6) * 0.1).flatten(0, 1)
     for seed in range(20):

@@ -1,4 +1,4 @@
-"""Ops against their slow truth: values and gradients, at odd lengths, on packed slides."""
+"""Routing against its slow reference: values and gradients, at odd lengths, on packed slides."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_gated_mean_and_all_its_gradients_are_those_of_dense_autograd(lengths: l
     t, k, d, offsets = sum(lengths), 6, 5, offsets_of(lengths)
     leaves = [torch.randn(*shape, dtype=torch.float64).requires_grad_() for shape in ((t, d), (k, d), (k,))]
     amount = torch.rand(t, dtype=torch.float64) + 0.1
-    amount[1::3] = 0.0  # those count for nothing, but what a little more of them would change is asked too
+    amount[1::3] = 0.0  # these have no effect, but the gradient with respect to their amounts is tested too
     leaves.append(amount.requires_grad_())
     x, gate, bias, _ = leaves
     got = gated_mean(x, gate, bias, offsets, amount_T=amount)
@@ -186,7 +186,7 @@ def saved_bytes(routed: Routed) -> int:
 
 
 def test_what_is_saved_for_backward_does_not_grow_with_the_slots() -> None:
-    """Two indices a token (which are returned anyway), besides the tokens, gate and amounts that were given."""
+    """Besides the inputs, two indices per token, which are returned anyway."""
     n, d = 4000, 8
     x, ones = torch.randn(n, d), torch.ones(n)
     saved = {}
@@ -228,7 +228,7 @@ def test_segments() -> None:
     assert segment_softmax(masked, slide, 3).tolist() == [1.0, 0.0, 0.0, 0.0]
 
 
-def test_weighted_sums_a_slide() -> None:
+def test_weighted_sums_of_slides() -> None:
     rows, weight = torch.randn(5, 3), torch.rand(5)
     got = segment_weighted_sum(rows, weight, offsets_of([2, 0, 3]))
     expected = segment_sum(rows * weight[:, None], torch.tensor([0, 0, 2, 2, 2]), 3)

@@ -1,4 +1,4 @@
-"""Soft Top-K: what the operator promises, for any scores, against its slow truth."""
+"""Soft Top-K: its promises for any scores, and its slow reference."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_shifting_all_scores_changes_nothing(shift: float, seed: int) -> None:
     ("lengths", "budgets"), [([1], [1]), ([63], [5]), ([7, 1, 1000], [3, 1, 32]), ([9, 4], [2.5, 9])]
 )
 @pytest.mark.parametrize("temperature", [1.0, 0.05])
-def test_equals_its_truth_with_gradients(lengths: list[int], budgets: list[float], temperature: float) -> None:
+def test_equals_its_reference_with_gradients(lengths: list[int], budgets: list[float], temperature: float) -> None:
     u = (torch.randn(sum(lengths), dtype=torch.float64) / temperature).requires_grad_()
     fast = weights(u, budgets, lengths)
     slow = naive.soft_topk(u, budgets, offsets_of(lengths).tolist())

@@ -1,10 +1,10 @@
-"""Banks drawn at random instead of rendered: for tests of what is done with their rows."""
+"""Random banks instead of rendered ones, for tests of the use of their rows."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from abbe.phantom.bank import EncoderMark, PatchBank
+from abbe.phantom.bank import EncoderVersion, PatchBank, per_cell
 from abbe.phantom.render.tissue import TISSUE_CLASSES
 from abbe.phantom.settings import BankPlan
 from abbe.slides.patch_encoders.texture import TextureEncoder
@@ -20,9 +20,9 @@ def random_bank(*, clear: float = 10.0, plan: BankPlan = BANK) -> PatchBank:
         for site in range(plan.sites)
         for setting in range(3)
         for split in range(3)
-        for _ in range(plan.per_cell(cls)[split])
+        for _ in range(per_cell(plan, cls)[split])
     ]
     cls, site, setting, split = np.array(cells).T
     features = np.random.default_rng(0).standard_normal((len(cls), 16)).astype(np.float32)
     features[np.arange(len(cls)), cls] += clear
-    return PatchBank(plan, EncoderMark("texture", TextureEncoder.version), features, cls, site, setting, split)
+    return PatchBank(plan, EncoderVersion("texture", TextureEncoder.version), features, cls, site, setting, split)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from abbe.errors import InputError
-from abbe.phantom.artefacts import KINDS, ArtefactRows, add_artefacts, artefact_rows, spoiled
+from abbe.phantom.artefacts import KINDS, ArtefactRows, add_artefacts, encode_artefacts, with_artefact
 from abbe.phantom.render.tissue import TISSUE_CLASSES, render, site_stain
 from abbe.store.bags import read_bag, write_bag
 from builders import make_bag
@@ -21,19 +21,19 @@ def sharpness(image: np.ndarray) -> float:
 
 
 def test_out_of_focus_is_blurred_and_keeps_its_colour(patch):
-    blurred = spoiled(patch, "out of focus", np.random.default_rng(0))
+    blurred = with_artefact(patch, "out of focus", np.random.default_rng(0))
     assert sharpness(blurred) < 0.5 * sharpness(patch)
     assert np.abs(blurred.mean((0, 1)) - patch.mean((0, 1))).max() < 2
 
 
 def test_a_fold_lets_less_light_through_everywhere(patch):
-    folded = spoiled(patch, "fold", np.random.default_rng(0))
+    folded = with_artefact(patch, "fold", np.random.default_rng(0))
     assert (folded <= patch).all()
     assert folded.mean() < patch.mean() - 10
 
 
 def test_pen_covers_a_band_with_its_ink(patch):
-    marked = spoiled(patch, "pen", np.random.default_rng(0))
+    marked = with_artefact(patch, "pen", np.random.default_rng(0))
     changed = (marked != patch).any(2).mean()
     assert 0.3 < changed <= 1
     assert marked.shape == patch.shape
@@ -42,18 +42,18 @@ def test_pen_covers_a_band_with_its_ink(patch):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_seed_gives_the_same_artefact(patch, kind):
-    first, second, other = (spoiled(patch, kind, np.random.default_rng(seed)) for seed in (3, 3, 4))
+    first, second, other = (with_artefact(patch, kind, np.random.default_rng(seed)) for seed in (3, 3, 4))
     assert (first == second).all()
     assert (first != other).any()
 
 
 def test_an_unknown_kind_is_refused(patch):
     with pytest.raises(InputError, match="unknown kind 'bubble'; expected one of out of focus, pen, fold"):
-        spoiled(patch, "bubble", np.random.default_rng(0))
+        with_artefact(patch, "bubble", np.random.default_rng(0))
 
 
 def test_rows_keep_their_split(patch):
-    rows = artefact_rows([[patch] * 3, [patch], [patch] * 2], encoder="texture", seed=0)
+    rows = encode_artefacts([[patch] * 3, [patch], [patch] * 2], encoder="texture", seed=0)
     assert rows.split.tolist() == [0, 0, 0, 1, 2, 2]
     assert rows.features.shape == (6, 256)
     assert (rows.features[0] != rows.features[1]).any()
@@ -80,12 +80,12 @@ def constant_rows() -> ArtefactRows:
     return ArtefactRows((100.0 + split)[:, None].repeat(4, 1).astype(np.float32), split, "test")
 
 
-def strewn(cohort, make=constant_rows, share=0.25):
+def added(cohort, make=constant_rows, share=0.25):
     return add_artefacts(cohort, cohort / "features", cohort / "out", make, evidence=[7], share=share, seed=0)
 
 
 def test_a_quarter_is_replaced_never_the_evidence_and_from_the_slide_s_own_split(cohort):
-    where = strewn(cohort)
+    where = added(cohort)
     for split, name in enumerate(("train-0", "val-0", "test-0")):
         rows = where.loc[where["slide_id"] == name, "row"].to_numpy(copy=True)
         before, after = (read_bag(cohort / place / f"{name}.h5").features for place in ("features", "out"))
@@ -97,16 +97,16 @@ def test_a_quarter_is_replaced_never_the_evidence_and_from_the_slide_s_own_split
 
 
 def test_what_is_there_is_read_back_and_another_share_refused(cohort):
-    first = strewn(cohort)
+    first = added(cohort)
 
     def never() -> ArtefactRows:
         raise AssertionError("made again")
 
-    assert strewn(cohort, never).equals(first)
+    assert added(cohort, never).equals(first)
     with pytest.raises(InputError, match=r"share is 0\.25 there and 0\.5 here"):
-        strewn(cohort, share=0.5)
+        added(cohort, share=0.5)
 
 
 def test_more_artefacts_than_patches_without_evidence_are_refused(cohort):
-    with pytest.raises(InputError, match="train-0: 16 patches besides its evidence, 18 artefacts asked for"):
-        strewn(cohort, share=0.9)
+    with pytest.raises(InputError, match="train-0: 18 artefacts do not fit into 16 patches without evidence"):
+        added(cohort, share=0.9)

@@ -1,4 +1,4 @@
-"""The rendered bank: what is in it, that it repeats, and that a folder never mixes two plans."""
+"""The rendered bank: its content, that it is reproducible, and that a folder never mixes two plans."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from abbe.phantom import bank as module
-from abbe.phantom.bank import PatchBank, bank, cell_patches
+from abbe.phantom.bank import PatchBank, build_bank, cell_patches, per_cell
 from abbe.phantom.render.tissue import TISSUE_CLASSES
 from abbe.phantom.settings import BankPlan
 from abbe.slides.patch_encoders.texture import TextureEncoder
@@ -35,7 +35,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def made(folder) -> PatchBank:
     """Rendered and encoded for real, 126 patches."""
-    return bank(PLAN, folder, workers=1)
+    return build_bank(PLAN, folder, workers=1)
 
 
 @pytest.fixture
@@ -43,10 +43,10 @@ def quick(monkeypatch) -> list[tuple[int, int, int]]:
     """Cells cost nothing: random rows that depend on plan and cell. Returns the cells made so far."""
     cells: list[tuple[int, int, int]] = []
 
-    def encode_cell(plan, mark, cls, site, setting):
+    def encode_cell(plan, encoder, cls, site, setting):
         cells.append((cls, site, setting))
         rng = np.random.default_rng([plan.seed, cls, site, setting])
-        return rng.standard_normal((sum(plan.per_cell(cls)), 5)).astype(np.float32)
+        return rng.standard_normal((sum(per_cell(plan, cls)), 5)).astype(np.float32)
 
     monkeypatch.setattr(module, "encode_cell", encode_cell)
     return cells
@@ -67,7 +67,7 @@ def test_every_cell_has_its_patches_in_every_split(made):
 @pytest.mark.parametrize(("cls", "setting"), [(3, 2), (7, 1)])
 def test_rows_are_the_encoded_patches_of_their_cell(made, cls, setting):
     patches = cell_patches(PLAN, cls, 0, setting)
-    assert patches.shape == (sum(PLAN.per_cell(cls)), 256, 256, 3)
+    assert patches.shape == (sum(per_cell(PLAN, cls)), 256, 256, 3)
     rows = np.concatenate([made.rows(cls=cls, site=0, setting=setting, split=split) for split in range(3)])
     np.testing.assert_array_equal(made.features[rows], TextureEncoder()(patches))
 
@@ -99,8 +99,8 @@ def test_every_patch_is_cut_from_a_world_of_its_own(monkeypatch):
 
 @pytest.mark.slow
 def test_a_bank_is_read_back_array_by_array(made, folder, monkeypatch):
-    monkeypatch.setattr(module, "_render", None)
-    assert_same(bank(PLAN, folder), made)
+    monkeypatch.setattr(module, "_render_and_encode", None)
+    assert_same(build_bank(PLAN, folder), made)
     stored = load_file(folder / "bank.safetensors")
     assert set(stored) == set(COLUMNS)
     # A strided view was once written as the memory it views: classes came back as site and setting numbers.
@@ -109,7 +109,7 @@ def test_a_bank_is_read_back_array_by_array(made, folder, monkeypatch):
 
 @pytest.mark.slow
 def test_two_workers_write_the_bytes_of_one(made, folder, tmp_path):
-    assert_same(bank(PLAN, tmp_path, workers=2), made)
+    assert_same(build_bank(PLAN, tmp_path, workers=2), made)
     for name in ("bank.safetensors", "bank.json"):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
 
@@ -130,23 +130,23 @@ OTHER = {
 
 @pytest.mark.parametrize("name", OTHER)
 def test_a_folder_with_another_plan_is_refused_and_left_alone(name, quick, tmp_path):
-    bank(PLAN, tmp_path, workers=1)
+    build_bank(PLAN, tmp_path, workers=1)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     other = replace(PLAN, **{name: OTHER[name]})
     with pytest.raises(ValueError, match=rf"bank\.json: .*{name}.* is .* there and .* here"):
-        bank(other, tmp_path, workers=1)
+        build_bank(other, tmp_path, workers=1)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
-    # A bank whose rows are damaged is still somebody's: only its own plan makes it again.
+    # A bank with damaged rows still belongs to its plan: no other plan replaces it.
     (tmp_path / "bank.safetensors").write_bytes(b"torn")
     with pytest.raises(ValueError, match=name):
-        bank(other, tmp_path, workers=1)
+        build_bank(other, tmp_path, workers=1)
 
 
 def test_a_bank_of_another_version_of_its_encoder_is_refused(quick, tmp_path, monkeypatch):
-    bank(PLAN, tmp_path, workers=1)
+    build_bank(PLAN, tmp_path, workers=1)
     monkeypatch.setattr(TextureEncoder, "version", "another")
     with pytest.raises(ValueError, match=r"encoder_version is .* there and 'another' here"):
-        bank(PLAN, tmp_path, workers=1)
+        build_bank(PLAN, tmp_path, workers=1)
 
 
 class Weights:
@@ -167,45 +167,45 @@ def weights(monkeypatch) -> type[Weights]:
     monkeypatch.setattr(Weights, "builds", 0)
     monkeypatch.setattr(Weights, "version", "old")
     monkeypatch.setattr(module, "create_patch_encoder", lambda _: Weights())
-    monkeypatch.setattr(module, "_built", {})
+    monkeypatch.setattr(module, "_loaded", {})
     return Weights
 
 
 def test_a_bank_of_other_weights_is_refused(weights, monkeypatch, tmp_path):
     monkeypatch.setattr(
-        module, "cell_patches", lambda plan, cls, *_: np.full((sum(plan.per_cell(cls)), 2, 2, 3), cls, np.uint8)
+        module, "cell_patches", lambda plan, cls, *_: np.full((sum(per_cell(plan, cls)), 2, 2, 3), cls, np.uint8)
     )
     plan = replace(PLAN, encoder="timm:local-dir:../em")
-    made = bank(plan, tmp_path, workers=1)
+    made = build_bank(plan, tmp_path, workers=1)
     assert weights.builds == 1, "built once, not for every cell"
     np.testing.assert_array_equal(made.features[:, 0], made.cls)
     assert made.encoder == ("timm-em", "old")
-    assert made.described().items() >= {"encoder_version": "old", "encoder_name": "timm-em"}.items()
-    assert_same(bank(plan, tmp_path, workers=1), made)
+    assert made.record().items() >= {"encoder_version": "old", "encoder_name": "timm-em"}.items()
+    assert_same(build_bank(plan, tmp_path, workers=1), made)
     weights.version = "new"
     with pytest.raises(ValueError, match="encoder_version is 'old' there and 'new' here"):
-        bank(plan, tmp_path, workers=1)
+        build_bank(plan, tmp_path, workers=1)
 
 
 def test_weights_replaced_while_patches_are_encoded_are_noticed(weights):
-    mark = module.encoder_mark("timm:em")
-    module._built.clear()  # as in another process
+    version = module.encoder_version("timm:em")
+    module._loaded.clear()  # as in another process
     weights.version = "new"
-    with pytest.raises(ValueError, match="timm:em: version new of the encoder, not old; run it again"):
-        module.encode("timm:em", mark, np.zeros((1, 2, 2, 3), np.uint8))
+    with pytest.raises(ValueError, match="timm:em: the encoder's version changed from old to new; run it again"):
+        module.encode("timm:em", version, np.zeros((1, 2, 2, 3), np.uint8))
 
 
 def test_a_bank_of_another_version_is_refused(quick, tmp_path):
-    bank(PLAN, tmp_path, workers=1)
+    build_bank(PLAN, tmp_path, workers=1)
     commit.write_json(tmp_path / "bank.json", {"plan": asdict(PLAN)}, format=module.FORMAT, version=99)
     with pytest.raises(ValueError, match=r"bank\.json: format 'abbe-bank' version 99, expected 'abbe-bank' version 1"):
-        bank(PLAN, tmp_path, workers=1)
+        build_bank(PLAN, tmp_path, workers=1)
 
 
 @pytest.mark.parametrize("name", ["bank.safetensors", "bank.json"])
 @pytest.mark.parametrize("harm", ["torn", "altered", "unsigned", "gone"])
 def test_a_damaged_file_is_made_again(name, harm, quick, tmp_path):
-    first = bank(PLAN, tmp_path, workers=1)
+    first = build_bank(PLAN, tmp_path, workers=1)
     path = tmp_path / name
     whole = path.read_bytes()
     if harm == "torn":
@@ -217,7 +217,7 @@ def test_a_damaged_file_is_made_again(name, harm, quick, tmp_path):
     else:
         path.unlink()
     cells = len(quick)
-    assert_same(bank(PLAN, tmp_path, workers=1), first)
+    assert_same(build_bank(PLAN, tmp_path, workers=1), first)
     assert len(quick) == 2 * cells
     assert path.read_bytes() == whole
     assert commit.is_done(path)
@@ -233,12 +233,12 @@ def test_a_damaged_file_is_made_again(name, harm, quick, tmp_path):
         ({"seed": -1}, "seed must be at least 0, got -1"),
     ],
 )
-def test_plans_that_cannot_be_are_refused(values, words):
+def test_invalid_plans_are_refused(values, words):
     with pytest.raises(ValueError, match=words):
         BankPlan(**values)
 
 
 def test_an_unknown_encoder_is_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match="unknown patch encoder 'textur'"):
-        bank(replace(PLAN, encoder="textur"), tmp_path, workers=1)
+        build_bank(replace(PLAN, encoder="textur"), tmp_path, workers=1)
     assert not list(tmp_path.iterdir())

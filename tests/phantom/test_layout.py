@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from abbe.phantom.layout import NON_TUMOUR, TUMOUR, Layout, needle_layout, pixel_classes
+from abbe.phantom.classes import PHANTOM
+from abbe.phantom.layout import Layout, pixel_classes
 from abbe.phantom.render.tissue import GLASS
+from abbe.phantom.tasks import needle_layout
 
 
 def make(seed=0, n=400, tumour_class=7, fraction=0.03, shape=None) -> Layout:
@@ -20,7 +22,7 @@ def make(seed=0, n=400, tumour_class=7, fraction=0.03, shape=None) -> Layout:
 @given(
     seed=st.integers(0, 2**31),
     n=st.integers(1, 700),
-    tumour_class=st.sampled_from(TUMOUR),
+    tumour_class=st.sampled_from(PHANTOM.tumours),
     fraction=st.floats(0.0005, 1.0),
 )
 def test_needle_layout_keeps_its_promises(seed, n, tumour_class, fraction):
@@ -29,7 +31,7 @@ def test_needle_layout_keeps_its_promises(seed, n, tumour_class, fraction):
     assert layout.classes.dtype == np.uint8
     assert layout.tissue.sum() == n == len(layout.coords) == sum(layout.counts.values())
     assert layout.counts[tumour_class] == wanted
-    assert set(layout.counts) <= {*NON_TUMOUR, tumour_class}
+    assert set(layout.counts) <= {*PHANTOM.rest, tumour_class}
     pieces = ndimage.label(layout.classes == tumour_class)[1]  # 4-connected
     assert pieces == 1
 
@@ -81,19 +83,19 @@ def test_normal_classes_are_mixed_between_slides_and_contiguous_within():
         seen |= set(np.unique(classes)) - {GLASS, 7}
         both = (classes[:, 1:] != GLASS) & (classes[:, :-1] != GLASS)
         alike.append((classes[:, 1:] == classes[:, :-1])[both].mean())
-    assert seen == set(NON_TUMOUR)
+    assert seen == set(PHANTOM.rest)
     assert np.mean(alike) > 0.8
 
 
 @pytest.mark.parametrize(
     ("kwargs", "words"),
     [
-        ({"n": 0}, "n_patches must be at least 1, got 0"),
-        ({"tumour_class": 2}, "tumour_class must be one of 6 to 11, got 2"),
+        ({"n": 0}, "n must be at least 1, got 0"),
+        ({"tumour_class": 2}, "tumour_class must be one of 6, 7, 8, 9, 10, 11, got 2"),
         ({"fraction": 0.0}, "got 0.0"),
         ({"fraction": 1.5}, "got 1.5"),
         ({"fraction": float("nan")}, "got nan"),
-        ({"n": 10, "shape": (3, 3)}, "cannot hold n_patches = 10"),
+        ({"n": 10, "shape": (3, 3)}, r"shape \(3, 3\) cannot hold n = 10"),
     ],
 )
 def test_bad_arguments_are_refused(kwargs, words):

@@ -1,4 +1,4 @@
-"""Mosaics: groups never serve two splits, five splits have disjoint tests, and what cannot be used is named."""
+"""Mosaics: groups never serve two splits, five splits have disjoint tests, and unusable files are named."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from abbe.data.labelled_images import find_images
 from abbe.data.labels import read_labels
 from abbe.phantom import bank as bank_module
 from abbe.phantom import mosaic as module
-from abbe.phantom.mosaic import mosaic_bank
+from abbe.phantom.mosaic import build_mosaic_bank
 from abbe.phantom.scores import ceiling_scores, oracle_scores
 from abbe.phantom.settings import CohortPlan, MosaicBankPlan
 from abbe.phantom.writer import write_cohort
@@ -45,7 +45,7 @@ def image(cls: str, number: int, side: int = SIDE) -> bytes:
 
 @pytest.fixture(scope="module")
 def patches(tmp_path_factory) -> Path:
-    """A zip, a folder, a class nobody asks for, and an index."""
+    """A zip, a folder, a class that is not used, and an index."""
     folder = tmp_path_factory.mktemp("patches")
     rows = []
     for cls in CLASSES:
@@ -76,12 +76,12 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def rows(patches, folder):
-    return mosaic_bank(plan_of(patches), folder, workers=1)
+    return build_mosaic_bank(plan_of(patches), folder, workers=1)
 
 
 def test_rows_are_the_encoded_patches(rows, patches, folder):
     assert rows.features.shape == (6 * GROUPS, TextureEncoder.width)
-    assert rows.kinds.names == CLASSES
+    assert rows.classes.names == CLASSES
     assert (rows.filling, rows.mpp, rows.patch_size, rows.sites, rows.settings) == ("mosaic", None, SIDE, 1, 1)
     first = np.asarray(Image.open(patches / "other" / "0.png"))
     np.testing.assert_array_equal(rows.features[0], TextureEncoder()(first[None])[0])
@@ -93,10 +93,10 @@ def test_rows_are_the_encoded_patches(rows, patches, folder):
 
 
 def test_groups_stay_whole_and_the_five_tests_are_disjoint(rows, patches, folder, monkeypatch):
-    monkeypatch.setattr(module, "_encode", None)  # one folder serves all splits
+    monkeypatch.setattr(module, "_encode_images", None)  # one folder serves all splits
     tested = []
     for split in range(5):
-        bank = mosaic_bank(plan_of(patches, split=split), folder)
+        bank = build_mosaic_bank(plan_of(patches, split=split), folder)
         of_group = pd.DataFrame({"group": bank.group, "split": bank.split}).groupby("group")["split"].nunique()
         assert (of_group == 1).all()
         for cls in range(3):
@@ -106,7 +106,7 @@ def test_groups_stay_whole_and_the_five_tests_are_disjoint(rows, patches, folder
 
 
 def test_a_group_is_the_same_in_every_class(rows):
-    """A patient may give tumour and normal patches: he is one group, and all of it is in one split."""
+    """Tumour and normal patches of one patient are one group in one split."""
     for group in range(GROUPS):
         here = rows.group == group
         assert set(rows.cls[here]) == {0, 1, 2}
@@ -145,7 +145,7 @@ def copy_of(patches: Path, folder: Path) -> Path:
     return folder
 
 
-def test_the_command_names_broken_patches_and_says_so_by_its_exit_code(patches, tmp_path, capsys):
+def test_the_command_names_broken_patches_and_exits_with_1(patches, tmp_path, capsys):
     copy = copy_of(patches, tmp_path / "copy")
     (copy / "two" / "3.png").write_bytes(image("two", 3)[:200])
     (copy / "two" / "5.png").write_bytes(b"no picture")
@@ -167,7 +167,7 @@ def test_the_command_names_broken_patches_and_says_so_by_its_exit_code(patches, 
 
 
 def test_folders_and_zips_are_read_alike(patches, tmp_path):
-    """The folder an image lies in is its class, at any depth; directly in what is given, the name of that."""
+    """The class is the image's folder, at any depth; for images directly in a source, the name of the source."""
     tree = copy_of(patches / "two", tmp_path / "two" / "deep" / "one")
     (tree / "sub").mkdir()
     (tree / "sub" / "9.png").write_bytes(b"")
@@ -195,15 +195,15 @@ def test_zips_in_subfolders_are_read_too(patches, tmp_path):
 
 def test_class_folders_may_be_given_themselves(rows, patches, tmp_path):
     given = tuple(str(patches / name) for name in ("other", "one.zip", "two"))
-    again = mosaic_bank(replace(PLAN, patches=given), tmp_path / "bank", workers=1)
+    again = build_mosaic_bank(replace(PLAN, patches=given), tmp_path / "bank", workers=1)
     np.testing.assert_array_equal(again.features, rows.features)
     np.testing.assert_array_equal(again.cls, rows.cls)
 
 
-def test_sources_without_images_are_told_so(tmp_path):
+def test_sources_without_images_are_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(ValueError, match=r"no image of class 'other' in .* Nothing there is an image; give a folder"):
-        mosaic_bank(plan_of(tmp_path), tmp_path / "bank", workers=1)
+        build_mosaic_bank(plan_of(tmp_path), tmp_path / "bank", workers=1)
 
 
 def test_a_file_twice_in_a_class_is_named_with_both_places(patches, tmp_path):
@@ -217,7 +217,7 @@ def test_the_encoder_is_built_once(patches, tmp_path, monkeypatch):
     built = []
     monkeypatch.setattr(bank_module, "create_patch_encoder", lambda name: built.append(name) or TextureEncoder())
     monkeypatch.setattr(module, "_BATCH", 5)
-    mosaic_bank(plan_of(patches), tmp_path, workers=1)
+    build_mosaic_bank(plan_of(patches), tmp_path, workers=1)
     assert built == ["texture"]
 
 
@@ -226,30 +226,30 @@ def test_classes_with_too_few_groups_are_refused(patches, tmp_path):
     table = pd.read_csv(copy / "index.csv")
     table.loc[table["class"] == "two", "group"] %= 4
     table.to_csv(copy / "index.csv", index=False)
-    with pytest.raises(ValueError, match="class 'two' has 4 groups, too few"):
-        mosaic_bank(plan_of(copy), tmp_path / "bank", workers=1)
+    with pytest.raises(ValueError, match="class 'two' has 4 groups, too few for 5 parts"):
+        build_mosaic_bank(plan_of(copy), tmp_path / "bank", workers=1)
 
 
 def test_another_size_is_refused_or_resampled_by_rule(patches, tmp_path):
     copy = copy_of(patches, tmp_path / "copy")
     (copy / "two" / "0.png").write_bytes(image("two", 0, side=100))
     with pytest.raises(ValueError, match=r"two/0\.png has 100 x 100 pixels, expected 64 x 64; .*--bank\.resize"):
-        mosaic_bank(plan_of(copy), tmp_path / "bank", workers=1)
+        build_mosaic_bank(plan_of(copy), tmp_path / "bank", workers=1)
     assert not (tmp_path / "bank" / "bank.json").exists()
-    bank = mosaic_bank(plan_of(copy, resize=True), tmp_path / "bank", workers=1)
+    bank = build_mosaic_bank(plan_of(copy, resize=True), tmp_path / "bank", workers=1)
     assert len(bank.cls) == 6 * GROUPS
     Image.new("RGB", (64, 80)).save(copy / "two" / "0.png")
     with pytest.raises(ValueError, match=r"two/0\.png has 64 x 80 pixels.*cut it square first"):
-        mosaic_bank(plan_of(copy, resize=True), tmp_path / "bank2", workers=1)
+        build_mosaic_bank(plan_of(copy, resize=True), tmp_path / "bank2", workers=1)
 
 
 def test_a_bank_of_other_patches_or_options_is_refused(rows, patches, folder, tmp_path):
     with pytest.raises(ValueError, match="patch_size is 64 there and 32 here"):
-        mosaic_bank(plan_of(patches, patch_size=32), folder)
+        build_mosaic_bank(plan_of(patches, patch_size=32), folder)
     copy = copy_of(patches, tmp_path / "copy")
     Image.new("RGB", (64, 64)).save(copy / "two" / "0.png")
     with pytest.raises(ValueError, match="made with other settings"):
-        mosaic_bank(plan_of(copy), folder)
+        build_mosaic_bank(plan_of(copy), folder)
 
 
 def test_an_altered_file_is_left_out_by_name(patches, tmp_path):
@@ -257,7 +257,7 @@ def test_an_altered_file_is_left_out_by_name(patches, tmp_path):
     table = pd.read_csv(copy / "index.csv").assign(sha256="")
     table.loc[table["class"].eq("two") & table["file"].eq("4.png"), "sha256"] = "0" * 64
     table.to_csv(copy / "index.csv", index=False)
-    bank = mosaic_bank(plan_of(copy), tmp_path / "bank", workers=1)
+    bank = build_mosaic_bank(plan_of(copy), tmp_path / "bank", workers=1)
     assert len(bank.cls) == 6 * GROUPS - 1
     broken = json.loads((tmp_path / "bank" / "bank.json").read_text())["broken"]
     assert broken == {"two/4.png": "altered: its sha256 is not the one in the index"}
@@ -286,13 +286,13 @@ def test_an_index_that_does_not_fit_is_refused(change, words, patches, tmp_path)
         table.loc[row, "group"] = ""
     table.to_csv(copy / "index.csv", index=False)
     with pytest.raises(ValueError, match=words):
-        mosaic_bank(plan_of(copy), tmp_path / "bank", workers=1)
+        build_mosaic_bank(plan_of(copy), tmp_path / "bank", workers=1)
 
 
 def test_without_an_index_each_patch_is_a_group(patches, tmp_path):
     copy = copy_of(patches, tmp_path / "copy")
     (copy / "index.csv").unlink()
-    bank = mosaic_bank(plan_of(copy), tmp_path / "bank", workers=1)
+    bank = build_mosaic_bank(plan_of(copy), tmp_path / "bank", workers=1)
     assert len(np.unique(bank.group)) == 6 * GROUPS
     assert "its own group" in json.loads((tmp_path / "bank" / "bank.json").read_text())["groups_from"]
 
@@ -301,25 +301,25 @@ def test_without_an_index_each_patch_is_a_group(patches, tmp_path):
     ("values", "words"),
     [
         ({"a": "two"}, "must name different classes"),
-        ({"rest": ()}, "at least one of each"),
+        ({"rest": ()}, "at least one each"),
         ({"split": 5}, "--bank.split must be 0 to 4, got 5"),
         ({"patch_size": 8}, "--bank.patch-size must be at least 16, got 8"),
         ({"mpp": 0.0}, "mpp must be positive"),
         ({"seed": -1}, "seed must be at least 0"),
     ],
 )
-def test_plans_that_cannot_be_are_refused(values, words):
+def test_invalid_plans_are_refused(values, words):
     with pytest.raises(ValueError, match=words):
         replace(PLAN, **values)
 
 
-def test_sources_that_cannot_be_are_refused(patches, tmp_path):
+def test_invalid_sources_are_refused(patches, tmp_path):
     with pytest.raises(ValueError, match="neither a folder nor a zip"):
-        mosaic_bank(plan_of(patches / "index.csv"), tmp_path)
+        build_mosaic_bank(plan_of(patches / "index.csv"), tmp_path)
     with pytest.raises(ValueError, match="no patches given"):
-        mosaic_bank(PLAN, tmp_path)
+        build_mosaic_bank(PLAN, tmp_path)
     with pytest.raises(ValueError, match=r"no image of class 'onne' .* Did you mean 'one'"):
-        mosaic_bank(plan_of(patches, a="onne"), tmp_path)
+        build_mosaic_bank(plan_of(patches, a="onne"), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -335,7 +335,7 @@ def test_a_mosaic_of_real_tiles(data, tmp_path):
             for name in files:
                 (tmp_path / "tiles" / cls / name).write_bytes(file.read(name))
     table.to_csv(tmp_path / "tiles" / "index.csv", index=False)
-    bank = mosaic_bank(MosaicBankPlan((str(tmp_path / "tiles"),)), tmp_path / "bank", workers=1)
+    bank = build_mosaic_bank(MosaicBankPlan((str(tmp_path / "tiles"),)), tmp_path / "bank", workers=1)
     record = write_cohort(tmp_path / "out", CohortPlan(0.1, (4, 2, 4), 40), bank)
     assert record["difficulty"]["probe_all_classes"] > 0.5
     assert len(bank.cls) == len(table)

@@ -1,6 +1,6 @@
-"""The needle cohort: its truth is exact, nothing leaks between splits, it repeats, and folders never mix two plans.
+"""The needle cohort: its truth is exact, splits do not leak, it is reproducible, and folders never mix two plans.
 
-The bank is drawn at random instead of rendered: what is tested is what is done with its rows.
+The bank is random instead of rendered, since only the use of its rows is tested.
 """
 
 from __future__ import annotations
@@ -16,19 +16,18 @@ import pytest
 from abbe.data import SPLITS
 from abbe.data.labels import read_labels
 from abbe.errors import StoreError
+from abbe.phantom import bank as bank_module
 from abbe.phantom import writer
-from abbe.phantom.bank import EncoderMark, PatchBank
+from abbe.phantom.bank import EncoderVersion, PatchBank
 from abbe.phantom.classes import PHANTOM
 from abbe.phantom.describe import label_of
-from abbe.phantom.layout import TUMOUR
-from abbe.phantom.plan import METASTASIS_RISK, patients
+from abbe.phantom.plan import METASTASIS_RISK, PlannedSlide, patients
 from abbe.phantom.render.tissue import TISSUE_CLASSES
-from abbe.phantom.scores import ceiling_scores, difficulty, oracle_scores, patch_probe
+from abbe.phantom.scores import ceiling_scores, difficulty, oracle_scores, predicted_classes
 from abbe.phantom.settings import CohortPlan
 from abbe.phantom.writer import features_folder, write_cohort
 from abbe.store import commit
 from abbe.store.bags import read_bag
-from abbe.verbs import cohort_phantom as module
 from abbe.verbs.cohort_phantom import PhantomCohort
 from phantom.banks import BANK, random_bank
 
@@ -91,7 +90,7 @@ def test_counts_of_evidence_are_exact(fraction, rows, tmp_path):
         tumour = TISSUE_CLASSES.index(f"tumour_{label.subtype}{label.grade}")
         wanted = max(1, round(fraction * label.n_patches))
         assert len(classes) == label.n_patches
-        assert (classes == tumour).sum() == np.isin(classes, TUMOUR).sum() == wanted
+        assert (classes == tumour).sum() == np.isin(classes, PHANTOM.tumours).sum() == wanted
         assert label.evidence_fraction == pytest.approx(wanted / label.n_patches, abs=1e-6)
         share = (classes == TISSUE_CLASSES.index("necrosis")).mean()
         assert label.necrosis_share == pytest.approx(share, abs=1e-6)
@@ -151,20 +150,15 @@ def test_two_slides_are_two_patients_of_both_subtypes(seed, rows, tmp_path):
 def test_nothing_but_the_deposit_depends_on_the_subtype(rows, tmp_path):
     a = patients(PLAN, 0, sites=2, settings=3)[0]
     assert a.subtype == "a"
-    made = [
-        writer._draw_slide(tmp_path, PLAN, rows, writer._Slide(0, 0, replace(a, subtype=subtype), 0.1))
-        for subtype in "ab"
-    ]
+    planned = [PlannedSlide(0, 0, replace(a, subtype=subtype), 0.1) for subtype in "ab"]
+    made = [writer._write_feature_slide(tmp_path, PLAN, rows, slide) for slide in planned]
     classes, other_classes = (one.layout.patch_classes for one in made)
     drawn, other_drawn = (one.bank_rows for one in made)
-    normal = ~np.isin(classes, TUMOUR)
-    np.testing.assert_array_equal(~np.isin(other_classes, TUMOUR), normal)
+    normal = ~np.isin(classes, PHANTOM.tumours)
+    np.testing.assert_array_equal(~np.isin(other_classes, PHANTOM.tumours), normal)
     np.testing.assert_array_equal(other_drawn[normal], drawn[normal])
     assert (other_drawn[~normal] != drawn[~normal]).all()
-    label, other = (
-        label_of(PLAN, PHANTOM, "x", 0, replace(a, subtype=subtype), one.layout)
-        for subtype, one in zip("ab", made, strict=True)
-    )
+    label, other = (label_of(PLAN, PHANTOM, one.slide, one.layout) for one in made)
     assert {name for name in label if label[name] != other[name]} == {"label", "subtype"}
 
 
@@ -200,7 +194,7 @@ def test_the_record_holds_parameters_hashes_and_difficulty(out, rows):
 
 def test_a_whole_cohort_is_read_back(out, rows, monkeypatch):
     before = contents(out)
-    monkeypatch.setattr(writer, "_draw_slide", None)
+    monkeypatch.setattr(writer, "_write_feature_slide", None)
     assert write_cohort(out, PLAN, rows) == json.loads((out / "cohort.json").read_text(encoding="utf-8"))
     assert contents(out) == before
 
@@ -217,7 +211,7 @@ def small(rows, tmp_path) -> tuple[CohortPlan, Path]:
     "name", ["cohort.json", "plan.json", "labels.csv", "truth/patches.parquet", "test-0001.h5", "train-0000.h5"]
 )
 @pytest.mark.parametrize("harm", ["gone", "torn"])
-def test_what_is_missing_or_torn_is_made_again_or_refused_by_name(name, harm, small, rows):
+def test_missing_and_torn_files_are_made_again_or_refused_by_name(name, harm, small, rows):
     plan, out = small
     before = contents(out)
     path = out / name if "/" in name or not name.endswith("h5") else features_folder(out, "texture") / name
@@ -253,10 +247,10 @@ def test_another_plan_in_the_folder_is_refused(half_way, change, words, small, r
     assert contents(out) == before
 
 
-def test_what_an_encoder_is_made_from_is_no_path(tmp_path, rows):
-    """Features lie where `abbe encode` would put them, whatever path the model came from."""
+def test_the_spec_of_an_encoder_is_not_used_as_a_path(tmp_path, rows):
+    """Features are where `abbe encode` would put them, whatever path the model came from."""
     spec = "timm:local-dir:../../../em"
-    made = replace(rows, plan=replace(BANK, encoder=spec), encoder=EncoderMark("timm-em", "0123"))
+    made = replace(rows, plan=replace(BANK, encoder=spec), encoder=EncoderVersion("timm-em", "0123"))
     record = write_cohort(tmp_path / "out", replace(PLAN, slides=(2, 2, 2)), made)
     assert record["features"] == "20x_256px_0px_overlap/features_timm-em"
     assert features_folder(tmp_path / "out", spec) == tmp_path / "out" / record["features"]
@@ -279,7 +273,7 @@ def test_a_cohort_of_another_version_is_refused(small, rows):
 
 
 def test_the_ceiling_counts_b_for_and_a_against(out, rows, labels):
-    """With classes far apart every patch is seen as it is, so the score is the signed count of evidence."""
+    """With well separated classes every prediction is right, so the score is the signed count of evidence."""
     evidence = (labels["evidence_fraction"] * labels["n_patches"]).round()
     signed = np.where(labels["label"] == "b", evidence, -evidence)
     np.testing.assert_array_equal(ceiling_scores(out, rows, labels["slide_id"].tolist()), signed)
@@ -295,8 +289,8 @@ def test_the_probe_learns_from_the_train_split_alone(out, rows, labels):
     a, b = np.flatnonzero(test & (rows.cls == A2)), np.flatnonzero(test & (rows.cls == B2))
     swapped[a], swapped[b] = rows.features[b], rows.features[a]
     other = replace(rows, features=swapped)
-    assert (patch_probe(other)[a] == B2).all()
-    assert (patch_probe(other)[b] == A2).all()
+    assert (predicted_classes(other)[a] == B2).all()
+    assert (predicted_classes(other)[b] == A2).all()
     assert difficulty(rows)["probe_a2_b2"] == difficulty(rows)["probe_all_classes"] == 1
     assert difficulty(other)["probe_a2_b2"] == 0
     turned = labels[(labels["split"] == "test") & (labels["grade"] == 2)]["slide_id"].tolist()
@@ -320,13 +314,15 @@ def test_scores_with_another_bank_or_of_unknown_slides_are_refused(out, rows):
         ceiling_scores(out, rows, ["test-0000", "nobody"])
     with pytest.raises(ValueError, match="no slide 'nobody' in this cohort"):
         oracle_scores(out, ["nobody"])
-    with pytest.raises(StoreError, match=r"cohort\.json: not there; make the cohort first"):
+    with pytest.raises(StoreError, match=r"cohort\.json: not found; make the cohort first"):
         oracle_scores(out / "elsewhere", ["test-0000"])
 
 
 def test_the_command_makes_cohort_and_prints_its_record(rows, tmp_path, monkeypatch, capsys):
     asked = []
-    monkeypatch.setattr(module, "bank", lambda plan, folder, workers: asked.append((plan, folder, workers)) or rows)
+    monkeypatch.setattr(
+        bank_module, "build_bank", lambda plan, folder, workers: asked.append((plan, folder, workers)) or rows
+    )
     plan = replace(PLAN, slides=(3, 2, 2))
     assert PhantomCohort(tmp_path, plan, bank=BANK, workers=1, json=True).run() == 0
     assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "cohort.json").read_text(encoding="utf-8"))
@@ -347,10 +343,13 @@ def test_the_command_makes_cohort_and_prints_its_record(rows, tmp_path, monkeypa
         ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"task": "needles"}, "task must be one of needle, mixture, spatial, got 'needles'"),
         ({"deposit": 0.6}, r"^--plan\.deposit must lie in \(0, 0\.5\], got 0\.6"),
-        ({"task": "spatial", "patches": 200}, "has no inside; the spatial task needs deposit x patches of at least 60"),
+        (
+            {"task": "spatial", "patches": 200},
+            r"needs --plan\.deposit x --plan\.patches of at least 60, .* got 0\.2 x 200",
+        ),
     ],
 )
-def test_plans_that_cannot_be_are_refused(values, words):
+def test_invalid_plans_are_refused(values, words):
     with pytest.raises(ValueError, match=words):
         CohortPlan(**values)
 

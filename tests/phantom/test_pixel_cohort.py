@@ -1,4 +1,4 @@
-"""A cohort of whole-slide images: the slides of its plan, truth as painted, resumed where it stopped."""
+"""A cohort of whole-slide images: slides follow the plan, truth is what was painted, runs are resumed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mixture and spatial tasks: exact counts, labels that the evidence alone carries, a right oracle."""
+"""The mixture and spatial tasks: exact counts, labels that depend on the evidence alone, a perfect oracle."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
 from abbe.errors import StoreError
+from abbe.phantom import writer
 from abbe.phantom.bank import PatchBank
 from abbe.phantom.classes import PHANTOM, TissueClasses
 from abbe.phantom.layout import Layout
-from abbe.phantom.plan import necrosis_shares
+from abbe.phantom.plan import PlannedSlide, necrosis_shares, patients
 from abbe.phantom.render.tissue import GLASS, TISSUE_CLASSES
 from abbe.phantom.scores import ceiling_scores, oracle_scores
 from abbe.phantom.settings import LABELS, CohortPlan
@@ -189,23 +190,19 @@ def test_inside_and_margin_are_where_they_say():
 
 
 def test_slides_of_both_patterns_hold_the_same_rows(rows, tmp_path):
-    """What a model that ignores places sees is the same bag, row for row."""
-    from abbe.phantom import writer
-    from abbe.phantom.plan import patients
-
+    """For a model that ignores positions the two slides are the same bag."""
     plan = plan_of("spatial")
     patient = patients(plan, 0, sites=2, settings=3)[0]
     made = [
-        writer._draw_slide(tmp_path / pattern, plan, rows, writer._Slide(0, 0, replace(patient, pattern=pattern), 0.0))
+        writer._write_feature_slide(tmp_path / pattern, plan, rows, PlannedSlide(0, 0, one, 0.0))
         for pattern in ("inside", "margin")
+        for one in [replace(patient, pattern=pattern)]
     ]
     assert not np.array_equal(made[0].bank_rows, made[1].bank_rows)
     np.testing.assert_array_equal(np.sort(made[0].bank_rows), np.sort(made[1].bank_rows))
 
 
 def test_the_subtype_of_a_spatial_slide_says_nothing_of_its_label():
-    from abbe.phantom.plan import patients
-
     of = {p.case_id: p for p in patients(CohortPlan(slides=(2000, 2, 2), task="spatial"), 0, sites=1, settings=1)}
     agree = np.mean([(p.subtype == "a") == (p.pattern == "inside") for p in of.values()])
     assert abs(agree - 0.5) < 4 * (0.25 / len(of)) ** 0.5
@@ -230,13 +227,13 @@ def test_the_largest_deposit_is_counted_by_shared_sides():
 
 
 def test_tasks_whose_class_a_bank_lacks_are_refused_before_work(rows, tmp_path):
-    kinds = TissueClasses(("rest", "one", "two"), (0,), (1,), (2,))
-    other = replace(rows, kinds=kinds, cls=np.minimum(rows.cls, 2))
-    with pytest.raises(ValueError, match="no class 'necrosis' among these patches, which this task needs"):
+    classes = TissueClasses(("rest", "one", "two"), (0,), (1,), (2,))
+    other = replace(rows, classes=classes, cls=np.minimum(rows.cls, 2))
+    with pytest.raises(ValueError, match="needs a class 'necrosis', which these patches lack"):
         write_cohort(tmp_path, plan_of("mixture"), other)
-    with pytest.raises(ValueError, match="no class 'lymphocytes'"):
+    with pytest.raises(ValueError, match="needs a class 'lymphocytes'"):
         write_cohort(tmp_path, plan_of("spatial"), other)
-    with pytest.raises(ValueError, match="a mosaic has none"):
+    with pytest.raises(ValueError, match="which a mosaic does not have"):
         write_cohort(tmp_path, plan_of("needle"), other, texts=True)
     assert not list(tmp_path.iterdir())
 
@@ -246,7 +243,7 @@ def test_layouts_refuse_what_they_cannot_lay_out():
     with pytest.raises(ValueError, match="pattern must be 'inside' or 'margin', got 'none'"):
         spatial_layout(rng, 300, tumour_class=A2, deposit=0.2, pattern="none")
     for name, lay in (("necrosis", mixture_layout), ("lymphocytes", spatial_layout)):
-        kinds = TissueClasses((name, "a", "b"), (0,), (1,), (2,))
+        classes = TissueClasses((name, "a", "b"), (0,), (1,), (2,))
         more = {"necrosis": 0.1} if name == "necrosis" else {"pattern": "inside"}
         with pytest.raises(ValueError, match=f"neither tumour nor {name}"):
-            lay(rng, 300, tumour_class=1, deposit=0.2, kinds=kinds, **more)
+            lay(rng, 300, tumour_class=1, deposit=0.2, classes=classes, **more)

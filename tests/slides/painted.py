@@ -12,7 +12,7 @@ JOB = "20x_256px_0px_overlap"
 
 
 def paint(path: Path, *, seed: int = 0, blank: bool = False, height: int = 560) -> Path:
-    """A tiled TIFF of 600 × 560 pixels at 0.5 µm a pixel, its left half stained: two patches of 256 pixels."""
+    """A tiled TIFF of 600 × 560 pixels at 0.5 µm per pixel, its left half stained: two patches of 256 pixels."""
     pixels = np.full((height, 600, 3), 245, np.uint8)
     if not blank:
         noise = np.random.default_rng(seed).integers(0, 25, (height, 300, 1), dtype=np.uint8)

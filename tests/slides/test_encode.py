@@ -21,13 +21,13 @@ from slides.painted import JOB, features_of, paint, rows, stamps
 
 TABLE = [
     ("cmu-1-small-region", "done", "", "", 44),
-    ("cmu1_small_dicom", "done", "", "background reads 24\\d,12\\d,12\\d: colours look wrong in the file", 42),
-    ("tcga-cr-7395-01a-01-ts1", "failed", "geometry", "does not say its microns a pixel.*--override-mpp", 0),
+    ("cmu1_small_dicom", "done", "", "background colour is 24\\d,12\\d,12\\d: the colours in the file look wrong", 42),
+    ("tcga-cr-7395-01a-01-ts1", "failed", "geometry", "does not state its microns per pixel.*--override-mpp", 0),
     ("test3-DAPI-2-(387)", "empty", "tissue", "looks like fluorescence", 0),
-    ("boxes", "failed", "geometry", "352.778 µm a pixel, outside .*--override-mpp", 0),
+    ("boxes", "failed", "geometry", "352.778 µm per pixel, outside .*--override-mpp", 0),
     ("boxes_0", "empty", "tissue", "smaller than a patch .16 × 16 ", 0),
     ("broken", "failed", "open", "not a slide that OpenSlide can read", 0),
-    ("small_HE_levels", "failed", "geometry", "352.858 µm a pixel, outside .*--override-mpp", 0),
+    ("small_HE_levels", "failed", "geometry", "352.858 µm per pixel, outside .*--override-mpp", 0),
     ("smalltif", "failed", "open", "a TIFF of 16 bits in strips", 0),
     ("unreadable", "failed", "read", r"level 0 at \(0, 0\): .*marker", 0),
 ]
@@ -171,7 +171,7 @@ def test_paths_that_cannot_be_are_refused_before_work(tmp_path):
     with pytest.raises(InputError, match="folder: no slides found"):
         encode_slides([tmp_path / "folder"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    with pytest.raises(InputError, match=r"--out .*no folder can be made"):
+    with pytest.raises(InputError, match=r"--out .*the folder cannot be made"):
         encode_slides([slide], slide / "out")
 
 

@@ -53,10 +53,10 @@ def test_what_is_no_regular_file_or_too_slow_is_a_row(
     os.mkfifo(tmp_path / "slides" / "cmu-1-small-region.svs")
     code, row = run(capsys, stamp, "--out", tmp_path / "out", "--slide", tmp_path / "slides")
     assert (code, row["outcome"]) == (1, "failed")
-    assert "cmu-1-small-region.svs: no regular file" in row["reason"]
+    assert "cmu-1-small-region.svs: not a regular file" in row["reason"]
     monkeypatch.setattr("abbe.slides.facts._TIME_LIMIT", 0.001)
     code, row = run(capsys, stamp, "--out", tmp_path / "out", "--slide", data / "slides")
-    assert "does not say its size within 0.001 s" in row["reason"]
+    assert "its size could not be read within 0.001 s" in row["reason"]
 
 
 def test_a_slide_that_is_not_there_or_says_nothing_is_a_row_of_its_own(

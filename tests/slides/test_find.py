@@ -98,7 +98,7 @@ def test_what_is_no_regular_file_is_a_row_and_does_not_hang(tmp_path, by_hand, c
     odd = ("failed" if by_hand else "skipped", "find")
     for name, why in (
         ("fifo", "a pipe"),
-        ("loop", "a link to what is not there"),
+        ("loop", "a link to a path that does not exist"),
         ("dangling", "gone.svs"),
         ("long", "too long"),
     ):
@@ -108,7 +108,7 @@ def test_what_is_no_regular_file_is_a_row_and_does_not_hang(tmp_path, by_hand, c
     for name in ("locked", "nothing"):
         assert (found[name]["outcome"], found[name]["stage"]) == ("failed", "open")
     assert ("empty" in found) == (not by_hand)
-    assert by_hand or "no slide in it" in found["empty"]["reason"]
+    assert by_hand or "contains no further slides" in found["empty"]["reason"]
     assert good.exists()
 
 
@@ -126,7 +126,7 @@ def test_a_folder_without_slides_is_refused_beside_others_too(tmp_path):
         find_slides([slide, tmp_path / "folder.svs"])
     with pytest.raises(InputError, match=r"gone\.svs: no such slide"):
         find_slides([slide, tmp_path / "gone.svs"])
-    with pytest.raises(InputError, match=r"nn\.svs: cannot be looked at \(File name too long\)"):
+    with pytest.raises(InputError, match=r"nn\.svs: cannot be accessed \(File name too long\)"):
         find_slides([tmp_path / ("n" * 300 + ".svs")])
 
 

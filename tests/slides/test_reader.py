@@ -19,7 +19,7 @@ TILES = {"target_mpp": 0.5, "patch_size": 64, "overlap": 0, "override_mpp": None
 
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory):
-    """A tiled TIFF of 600 × 500 pixels at 0.5 µm a pixel: pink on the left, glass on the right, one level."""
+    """A tiled TIFF of 600 × 500 pixels at 0.5 µm per pixel: pink on the left, glass on the right, one level."""
     path = tmp_path_factory.mktemp("slide") / "pink.tiff"
     pixels = np.full((500, 600, 3), 245, np.uint8)
     pixels[:, :300] = (210, 110, 160)
@@ -126,13 +126,13 @@ def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
 
 
-def test_a_crash_of_the_child_is_told(slide):
+def test_a_crash_of_the_child_is_reported(slide):
     code = "import os, sys; sys.stderr.write('bad tile\\n'); sys.stderr.flush(); os.kill(os.getpid(), 11)"
-    with pytest.raises(SlideError, match="read: the reader process died of SIGSEGV: bad tile"):
+    with pytest.raises(SlideError, match="read: the reader process was killed by SIGSEGV: bad tile"):
         frames_of(slide, command=python(code))
 
 
-def test_an_exit_without_an_answer_is_told(slide):
+def test_an_exit_without_an_answer_is_reported(slide):
     with pytest.raises(SlideError, match="read: the reader process ended with exit code 3: no decoder"):
         frames_of(slide, command=python("import sys; sys.stderr.write('no decoder\\n'); sys.exit(3)"))
 
@@ -141,7 +141,7 @@ def test_an_exit_without_an_answer_is_told(slide):
     "answer",
     [b"", b"\x10", b"\x10\0\0\0{}", struct.pack("<I", 5) + b"{\"a\"}"[:4], b"some text of a library, no frame at all"],
 )  # fmt: skip
-def test_torn_answers_are_told(slide, answer):
+def test_torn_answers_are_reported(slide, answer):
     with pytest.raises(SlideError, match="reader process"):
         frames_of(slide, command=python(f"import os; os.write(1, {answer!r})"))
 

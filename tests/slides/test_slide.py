@@ -43,7 +43,7 @@ def stained(height: int = 560, width: int = 600) -> Pixels:
 
 
 def write_tiff(path: Path, pixels: Pixels, **options: Any) -> Path:
-    """A tiled TIFF of 0.5 µm a pixel: IFD first, tiles after it."""
+    """A tiled TIFF of 0.5 µm per pixel: IFD first, tiles after it."""
     resolution: dict[str, Any] = {"resolution": (20000, 20000), "resolutionunit": "CENTIMETER"}
     tifffile.imwrite(path, pixels, tile=(128, 128), photometric="rgb", **{**resolution, **options})
     return path
@@ -51,7 +51,7 @@ def write_tiff(path: Path, pixels: Pixels, **options: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A rendered slide of 1280 × 1024 pixels, 0.5 µm a pixel, levels 1, 4 and 16, glass around the tissue."""
+    """A rendered slide of 1280 × 1024 pixels, 0.5 µm per pixel, levels 1, 4 and 16, glass around the tissue."""
     classes = np.full((4, 5), GLASS, np.uint8)
     classes[1:3, 1:4] = [[2, 5, 2], [9, 5, 2]]
     folder = tmp_path_factory.mktemp("phantom")
@@ -253,7 +253,7 @@ def test_a_reader_that_hangs_leaves_with_its_killed_parent(phantom: Path, tmp_pa
     pytest.fail("the reader outlived its parent")
 
 
-def test_an_unknown_job_and_a_missing_option_are_told(phantom: Path) -> None:
+def test_an_unknown_job_and_a_missing_option_are_reported(phantom: Path) -> None:
     for job, why in (("bogus", "KeyError: 'bogus'"), ("thumbnail", "TypeError: .*'side'")):
         with read_slide(job, phantom) as frames, pytest.raises(SlideError, match=rf"read: .* exit code 1: {why}"):
             list(frames)

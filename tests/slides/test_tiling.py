@@ -93,13 +93,13 @@ def test_slide_mpp(x, y, override, mpp):
 @pytest.mark.parametrize(
     ("x", "y", "why"),
     [
-        (None, None, "does not say"),
-        ("0.5", None, "does not say"),
-        ("352.778", "352.778", r"352\.778 µm a pixel, outside"),
+        (None, None, "does not state"),
+        ("0.5", None, "does not state"),
+        ("352.778", "352.778", r"352\.778 µm per pixel, outside"),
         ("0", "0", "is 0 µm"),
         ("nan", "nan", "is nan"),
         ("0.25", "0.5", "not square"),
-        ("a", "b", "no number"),
+        ("a", "b", "not a number"),
     ],
 )
 def test_mpp_is_never_guessed(x, y, why):

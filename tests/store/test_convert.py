@@ -21,8 +21,8 @@ from abbe.store import pickles
 from abbe.store.bags import read_bag, write_bag
 from abbe.store.commit import is_done, read_sidecar
 from abbe.store.convert import convert_bags
+from abbe.store.find import find_features
 from abbe.store.settings import ConvertSettings
-from abbe.store.walk import find_features
 from abbe.verbs.convert import Convert
 from builders import make_bag, write_clam, write_slidechat, write_stamp
 
@@ -36,8 +36,8 @@ def test_a_pipe_and_a_dangling_link_are_rows_and_do_not_hang(tmp_path: Path) -> 
         row.slide_id: (row.outcome, row.reason) for row in convert_bags([source], out, ConvertSettings(to="tensors"))
     }
     assert found["a"][0] == "done"
-    assert found["b"] == ("skipped", "no regular file (a pipe, a socket or a device)")
-    assert found["c"] == ("skipped", "a link to what is not there")
+    assert found["b"] == ("skipped", "not a regular file (a pipe, a socket or a device)")
+    assert found["c"] == ("skipped", "a broken link")
 
 
 def test_a_folder_of_all_sorts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,11 +57,11 @@ def test_a_folder_of_all_sorts(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert rows["d", "empty"].patches == 0
     skipped = table[table.outcome == "skipped"]
     assert sorted(skipped.reason) == [
+        "h5_files has the same features with their coordinates",
         "patches without features",
-        "the same features stand in h5_files, with their coordinates",
     ]
     assert "cannot be opened as HDF5" in rows["e", "failed"].reason
-    assert "a table, and not one of features" in rows["labels", "failed"].reason
+    assert "a table, but not of features" in rows["labels", "failed"].reason
     back = read_bag(out / "b.safetensors")
     assert (len(back), back.mpp, back.encoder, back.source) == (12, 0.5, "mahmood-conch1_5", str(out / "b.safetensors"))
     assert read_bag(out / "c.safetensors").coords is None
@@ -143,9 +143,9 @@ def test_a_source_is_never_its_own_target(tmp_path: Path) -> None:
     write_bag(folder / "a.h5", make_bag(5))
     before = (folder / "a.h5").read_bytes()
     (row,) = convert_bags([folder / "a.h5"], folder, ConvertSettings(overwrite=True))
-    assert "is read for this conversion and would be replaced; use another --out" in row.reason
+    assert "is read for this conversion and would be overwritten; use another --out" in row.reason
     assert (folder / "a.h5").read_bytes() == before
-    with pytest.raises(InputError, match=r"lies in --out .*inpl, which is not searched"):
+    with pytest.raises(InputError, match=r"is inside --out .*inpl, which is not searched"):
         convert_bags([folder], folder)
 
 
@@ -171,7 +171,7 @@ def test_a_patches_file_that_changed_is_named(tmp_path: Path, layout: str) -> No
 def test_two_files_of_one_id_are_refused(tmp_path: Path) -> None:
     for name in ("a__b/x.h5", "a/b/x.h5"):
         write_bag(tmp_path / name, make_bag(5))
-    with pytest.raises(InputError, match=r"x\.h5 and .*x\.h5 come to the same id, 'a__b__x\.h5'; rename one"):
+    with pytest.raises(InputError, match=r"x\.h5 and .*x\.h5 have the same id, 'a__b__x\.h5'; rename one"):
         convert_bags([tmp_path], tmp_path / "out", ConvertSettings(overwrite=True))
     again = [tmp_path / "a" / "b" / "x.h5", tmp_path / "a" / ".." / "a" / "b" / "x.h5"]
     assert [file.slide_id for file in find_features(again)] == ["x"]
@@ -207,13 +207,13 @@ def test_a_slide_is_asked_only_for_what_its_file_lacks(tmp_path: Path) -> None:
     sources = [tmp_path / f"{name}.h5" for name in "abc"]
     a, b, c = convert_bags(sources, tmp_path / "out", facts=facts)
     assert (asked, a.outcome, c.outcome) == (["b", "c"], "done", "done")
-    assert "b.h5: says 0.5 microns a pixel at level 0, its slide (--slide) says 0.25; --override-mpp" in b.reason
+    assert "b.h5: states 0.5 microns per pixel at level 0, but its slide (--slide) states 0.25; give" in b.reason
     assert [read_bag(tmp_path / "out" / f"{name}.h5").mpp for name in "ac"] == [0.5, 0.25]
     again = convert_bags(sources[::2], tmp_path / "out", facts=lambda _: (0.26, (5000, 4000)))
     assert again[0].outcome == "done"
     assert "c.h5 was made differently: another slide" in again[1].reason
     (row,) = convert_bags(sources[2:], tmp_path / "other", facts=lambda _: (0.5, (5000, 4001)))
-    assert "says the slide has (5000, 4000) level-0 pixels, its slide (--slide) says (5000, 4001)" in row.reason
+    assert "states a slide of (5000, 4000) level-0 pixels, but its slide (--slide) has (5000, 4001)" in row.reason
 
 
 def test_the_encoder_said_is_recorded_where_the_file_names_none(tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_refusals_before_work(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             convert_bags([tmp_path / "a.h5"], out, ConvertSettings(**options))  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="no folder can be made there"):
+    with pytest.raises(InputError, match=r"out: the folder cannot be created \(Not a directory\)"):
         convert_bags([tmp_path / "a.h5"], tmp_path / "a.h5" / "out")
     assert not out.exists()
 
@@ -287,8 +287,8 @@ def test_what_the_child_claims_is_checked_before_memory_is_taken(tmp_path: Path)
         out.write(b'["features"]\n')
         np.lib.format.write_array_header_1_0(out, {"descr": "<f4", "fortran_order": False, "shape": (1 << 45,)})
         out.seek(0)
-        with pytest.raises(BagError, match=r"one says it has 140737488355328 bytes, and 0 are there"):
-            pickles._taken(tmp_path / "a.npy", out)
+        with pytest.raises(BagError, match=r"a header claims 140737488355328 bytes, but 0 are left"):
+            pickles._received(tmp_path / "a.npy", out)
 
 
 @pytest.mark.slow
@@ -356,10 +356,10 @@ def test_a_pickle_that_kills_its_process_is_a_row(tmp_path: Path) -> None:
     for row, message in zip(
         outcomes,
         (
-            "the child process ended with code 7",
-            "the child process ended with code -9",
-            "a dict without feature or features or feats (found: embedding)",
-            "an array of <U1, not of numbers",
+            "the child process exited with code 7",
+            "the child process exited with code -9",
+            "a dict without a key feature or features or feats or tile_embeds (found: embedding)",
+            "an array of <U1; expected numbers",
             "MemoryError",
         ),
         strict=False,

@@ -46,7 +46,9 @@ def test_clam_s_bare_tensor_finds_its_patches(tmp_path: Path) -> None:
     assert (layout_of(path), peek_bag(path)) == ("clam", (25, 16, None))
     (tmp_path / "patches" / "slide.h5").unlink()
     assert (layout_of(path), read_bag(path).coords) == ("tensors", None)
-    with pytest.raises(BagError, match=r"bare tensor, and no file of patches in .*patches/slide\.h5.*--layout tensors"):
+    with pytest.raises(
+        BagError, match=r"tensor without coordinates, and no patches file .*patches/slide\.h5.*--layout tensors"
+    ):
         read_bag(path, "clam")
 
 
@@ -61,9 +63,9 @@ def test_clam_s_old_custom_downsample_counts(tmp_path: Path) -> None:
 def test_clam_without_patches_needs_the_size(tmp_path: Path) -> None:
     path = write_clam(tmp_path, make_bag(25))
     (tmp_path / "patches" / "slide.h5").unlink()
-    with pytest.raises(BagError, match=r"CLAM keeps the patch size in .*patches/slide\.h5.*--patch-size-level0"):
+    with pytest.raises(BagError, match=r"CLAM stores the patch size in .*patches/slide\.h5.*--patch-size-level0"):
         read_bag(path, "clam")
-    with pytest.raises(BagError, match=r"no patches file of TRIDENT or CLAM lies beside it.*--patch-size-level0"):
+    with pytest.raises(BagError, match=r"no patches file of TRIDENT or CLAM.*--patch-size-level0"):
         read_bag(path)
     assert read_bag(path, patch_size_level0=256).patch_size_level0 == 256
 
@@ -82,8 +84,11 @@ def test_clam_s_patches_must_be_those_of_the_features(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"patch_level": None}, r"dataset 'coords' lacks the attributes patch_level"),
-        ({"downsample": (1.0, 2.0)}, r"'downsample' is \(1, 2\); expected one positive number"),
-        ({"patch_size": 200}, r"mostly steps by 256 level-0 pixels.*say 200"),
+        ({"downsample": (1.0, 2.0)}, r"'downsample' is \(1, 2\); expected two equal numbers"),
+        ({"patch_size": 200}, r"mostly steps by 256 level-0 pixels.*state 200"),
+        ({"patch_size": "256"}, r"attribute 'patch_size' is '256'; expected a positive number"),
+        ({"patch_size": 0}, r"attribute 'patch_size' is 0; expected a positive number"),
+        ({"downsample": (1.0, 1.0, 1.0)}, r"attribute 'downsample' is .*; expected two numbers"),
     ],
 )
 def test_clam_s_attributes_must_make_sense(tmp_path: Path, change: dict[str, object], message: str) -> None:
@@ -124,16 +129,16 @@ def test_stamp_s_micrometres_become_pixels(tmp_path: Path, attributes: dict[str,
     ("attributes", "options", "message"),
     [
         ({}, {}, r"coords are in micrometres \(tile_size_um 128\).*--override-mpp.*--slide"),
-        ({"unit": "px"}, {"mpp": 0.5}, r"attribute 'unit' is 'px'; only 'um' is known"),
-        ({"tile_size_um": None}, {"mpp": 0.5}, r"unit is 'um' and there is no attribute 'tile_size_um'"),
+        ({"unit": "px"}, {"mpp": 0.5}, r"attribute 'unit' is 'px'; expected 'um'"),
+        ({"tile_size_um": None}, {"mpp": 0.5}, r"unit is 'um' but attribute 'tile_size_um' .* is missing"),
         ({"tile_size_um": -1.0}, {"mpp": 0.5}, r"'tile_size_um' is -1; expected a positive number"),
         ({"tile_size_um": None, "unit": None}, {"mpp": 0.5}, r"no attribute 'unit' or 'tile_size_um'.*STAMP 1"),
         ({"feat_type": "slide"}, {"mpp": 0.5}, r"features of a slide, not of its patches"),
-        ({"tile_size_um": 100.0}, {"mpp": 0.5}, r"mostly steps by 256 level-0 pixels.*say 200"),
+        ({"tile_size_um": 100.0}, {"mpp": 0.5}, r"mostly steps by 256 level-0 pixels.*state 200"),
         (
             {},
             {"mpp": 0.5, "patch_size_level0": 512.0},
-            r"tile_size_um / mpp = 128 / 0\.5 is 256, --patch-size-level0 says",
+            r"tile_size_um / mpp = 128 / 0\.5 is 256, but --patch-size-level0 is 512",
         ),
     ],
 )
@@ -189,7 +194,7 @@ def test_gigapath_s_dict_of_tensors(tmp_path: Path, key: str) -> None:
     bag = make_bag(25)
     path = tmp_path / "slide.pt"
     torch.save({key: bag.features, "coords": bag.coords}, path)
-    with pytest.raises(BagError, match=r"GigaPath's files keep no patch size.*--patch-size-level0"):
+    with pytest.raises(BagError, match=r"GigaPath's files do not state the patch size.*--patch-size-level0"):
         read_bag(path)
     same(read_bag(path, patch_size_level0=256), bag)
     assert (layout_of(path), peek_bag(path)) == ("gigapath", (25, 16, None))
@@ -223,7 +228,7 @@ def test_gigapath_s_h5(tmp_path: Path) -> None:
         ),
         ({"features": torch.ones(2, 2)}, r"no tensor 'coords' and no list 'tile_names'"),
         ([torch.ones(2, 2)], r"expected one tensor, found a list"),
-        (torch.ones(2, 2, 2), r"'tensor' must be \[N, D\], its shape is \(2, 2, 2\)"),
+        (torch.ones(2, 2, 2), r"'tensor' must be \[N, D\], got shape \(2, 2, 2\)"),
         (torch.ones(2, 2, dtype=torch.int64), r"'tensor' is torch\.int64; expected float16"),
     ],
 )
@@ -297,6 +302,20 @@ def test_torn_files_are_named(tmp_path: Path, name: str) -> None:
             read_bag(path)
 
 
+def test_a_dataset_whose_name_is_no_utf_8(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file[b"caf\xe9"] = np.ones((2, 2))
+    with pytest.raises(BagError, match=r"x\.h5: no dataset 'features' or 'feats' \(found: caf\\xe9\)"):
+        read_bag(tmp_path / "x.h5")
+
+
+def test_torn_safetensors_read_as_a_layout_of_pt_files(tmp_path: Path) -> None:
+    (tmp_path / "x.safetensors").write_bytes(b"no")
+    for layout in ("gigapath", "clam"):
+        with pytest.raises(BagError, match=r"x\.safetensors"):
+            read_bag(tmp_path / "x.safetensors", layout)
+
+
 # SlideChat -------------------------------------------------------------------------------------------------------
 
 
@@ -321,9 +340,9 @@ def test_slidechat_refusals(tmp_path: Path) -> None:
         with pytest.raises(BagError, match=message):
             read_bag(path)
     (tmp_path / "labels.csv").write_text("slide_id,label\na,b\n")
-    with pytest.raises(BagError, match="a table, and not one of features"):
+    with pytest.raises(BagError, match="a table, but not of features"):
         read_bag(tmp_path / "labels.csv")
-    with pytest.raises(BagError, match=r"2 columns; SlideChat's features are the first 512"):
+    with pytest.raises(BagError, match=r"2 columns; expected .*SlideChat's 512 features"):
         read_bag(tmp_path / "labels.csv", "slidechat")
 
 
@@ -345,15 +364,15 @@ def plain(path: Path, features: np.ndarray, coords: np.ndarray) -> Path:
         ([[1.0, np.nan]], [[0, 0]], r"features\[0, 1\] is nan"),
         ([[np.inf, 1.0]], [[0, 0]], r"features\[0, 0\] is inf"),
         ([[1e39, 1.0]], [[0, 0]], r"features\[0, 0\] is inf"),
-        ([[1.0], [1.0]], [[0, 0]], r"2 rows of 'features', 1 of 'coords'; lengths that differ"),
-        ([[1.0], [1.0]], [[0, 0], [0, 0]], r"coords\[1\] = \[0\.0, 0\.0\] stands more than once"),
+        ([[1.0], [1.0]], [[0, 0]], r"2 rows of 'features' but 1 of 'coords'"),
+        ([[1.0], [1.0]], [[0, 0], [0, 0]], r"coords\[1\] = \[0\.0, 0\.0\] is duplicated"),
         ([[1.0], [1.0]], [[0, 0], [-256, 0]], r"coords\[1\] = \[-256\.0, 0\.0\] is negative"),
         (
             [[1.0], [1.0]],
             [[0, 0], [1024, 0]],
-            r"coords\[1\] = \[1024\.0, 0\.0\] lies outside the slide of \(1000, 600\)",
+            r"coords\[1\] = \[1024\.0, 0\.0\] is outside the slide of \(1000, 600\)",
         ),
-        ([[1.0]], [[0, 0, 0]], r"'coords' must be \[N, 2\], its shape is \(1, 3\)"),
+        ([[1.0]], [[0, 0, 0]], r"'coords' must be \[N, 2\], got shape \(1, 3\)"),
     ],
 )
 def test_silent_bugs_of_the_field(
@@ -367,26 +386,26 @@ def test_silent_bugs_of_the_field(
 def test_an_overhang_is_right(tmp_path: Path) -> None:
     bag = read_bag(plain(tmp_path / "x.h5", np.ones((2, 3)), np.array([[0, 0], [768, 512]])))
     assert bag.level0_size == (1000, 600)
-    with pytest.raises(BagError, match=r"the file says the slide has \(1000, 600\).*another slide"):
+    with pytest.raises(BagError, match=r"the file states a slide of \(1000, 600\).*another slide"):
         read_bag(tmp_path / "x.h5", level0_size=(1000, 601))
 
 
 def test_what_the_features_must_be_of(tmp_path: Path) -> None:
     path = write_stamp(tmp_path / "s.h5", make_bag(5))
     assert read_bag(path, mpp=0.5, encoder="conch_v1.5", width=16).encoder == "mahmood-conch1_5"
-    with pytest.raises(BagError, match=r"s\.h5: features of 'mahmood-conch1_5'; 'uni2' is needed"):
+    with pytest.raises(BagError, match=r"s\.h5: features of 'mahmood-conch1_5', expected 'uni2'"):
         read_bag(path, mpp=0.5, encoder="uni2")
-    with pytest.raises(BagError, match=r"s\.h5: features are 16 wide; 768 is needed"):
+    with pytest.raises(BagError, match=r"s\.h5: features have width 16, expected 768"):
         read_bag(path, mpp=0.5, width=768)
 
 
 def test_what_is_no_feature_file(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("")
-    for name, message in (("x.txt", r"no feature file by its suffix; expected one of \.h5"), ("", "a folder")):
+    for name, message in (("x.txt", r"not the suffix of a feature file; expected one of \.h5"), ("", "a folder")):
         with pytest.raises(BagError, match=message):
             read_bag(tmp_path / name)
     save_file({"tokens": torch.ones(2, 2)}, tmp_path / "t.safetensors", {"abbe": "{}"})
-    with pytest.raises(BagError, match="tokens, which `abbe condense` wrote"):
+    with pytest.raises(BagError, match="tokens written by `abbe condense`"):
         read_bag(tmp_path / "t.safetensors")
     for layout in LAYOUTS:
         with pytest.raises(BagError, match=r"x\.txt"):

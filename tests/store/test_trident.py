@@ -79,9 +79,12 @@ def test_the_size_may_lie_in_the_patches_file_beside_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("attrs", "message"),
     [
-        ({"patch_size_level0": 500}, "mostly steps by 512 level-0 pixels.*say 500"),
-        ({"patch_size": 256, "patch_size_level0": 500, "overlap": 0}, "mostly steps by 512 level-0 pixels.*say 500"),
-        ({"patch_size": 256, "patch_size_level0": 1024, "overlap": 0}, "mostly steps by 512 level-0 pixels.*say 1024"),
+        ({"patch_size_level0": 500}, "mostly steps by 512 level-0 pixels.*state 500"),
+        ({"patch_size": 256, "patch_size_level0": 500, "overlap": 0}, "mostly steps by 512 level-0 pixels.*state 500"),
+        (
+            {"patch_size": 256, "patch_size_level0": 1024, "overlap": 0},
+            "mostly steps by 512 level-0 pixels.*state 1024",
+        ),
     ],
 )
 def test_a_step_that_belies_the_size_is_refused(tmp_path: Path, attrs: dict[str, float], message: str) -> None:
@@ -91,7 +94,7 @@ def test_a_step_that_belies_the_size_is_refused(tmp_path: Path, attrs: dict[str,
 
 def test_the_option_must_not_contradict_the_file(tmp_path: Path) -> None:
     path = foreign(tmp_path / "x.h5", attrs={"patch_size_level0": 512})
-    with pytest.raises(BagError, match=r"is 512, --patch-size-level0 says 256"):
+    with pytest.raises(BagError, match=r"is 512, but --patch-size-level0 is 256"):
         read_bag(path, patch_size_level0=256)
 
 

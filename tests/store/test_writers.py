@@ -76,9 +76,9 @@ def test_tensors_hold_any_bag(tmp_path: Path) -> None:
     ("header", "message"),
     [
         ("{", "'abbe_bag' in the header is not JSON"),
-        ('{"mpp": "half"}', "'mpp' in the header is 'half'; expected a number"),
-        ("{}", "no 'patch_size_level0' in the header; say the patch size with --patch-size-level0"),
-        ('{"patch_size_level0": 256, "stride_level0": 200}', "mostly steps by 256 level-0 pixels.*say 200"),
+        ('{"mpp": "half"}', "'mpp' is 'half'; expected a positive number"),
+        ("{}", "'patch_size_level0' in the header; give the patch size with --patch-size-level0"),
+        ('{"patch_size_level0": 256, "stride_level0": 200}', "mostly steps by 256 level-0 pixels.*state 200"),
     ],
 )
 def test_headers_that_cannot_be(tmp_path: Path, header: str, message: str) -> None:
@@ -136,17 +136,17 @@ def large(layout: str) -> Bag:
         ("trident", BARE, r"the trident layout needs coords and patch_size_level0; .*; write --to tensors"),
         ("clam", BARE, "the clam layout needs coords and patch_size_level0"),
         ("stamp", BARE, "the stamp layout needs coords and patch_size_level0"),
-        ("stamp", replace(make_bag(3), mpp=None), r"coords in micrometres; say the mpp with --override-mpp"),
-        ("stamp", large("stamp"), r"features\[1, 2\] is 70000, beyond the 65504 of float16"),
+        ("stamp", replace(make_bag(3), mpp=None), r"coords in micrometres; give the mpp with --override-mpp"),
+        ("stamp", large("stamp"), r"features\[1, 2\] is 70000, but the stamp layout stores float16, up to 65504"),
         (
             "clam",
             Bag(torch.ones(2, 2), torch.tensor([[0.0, 0.0], [256.5, 0]]), 256, "s"),
-            r"coords\[1\] = \[256\.5, 0\.0\] is no int32",
+            r"coords\[1\] = \[256\.5, 0\.0\] does not fit int32",
         ),
         (
             "clam",
             Bag(torch.ones(2, 2), torch.tensor([[0.0, 0.0], [2.0**40, 0]]), 256, "s"),
-            r"coords\[1\] = .* is no int32",
+            r"coords\[1\] = .* does not fit int32",
         ),
         ("clam", Bag(torch.ones(1, 2), torch.zeros(1, 2), 97.5, "s"), r"patch_size_level0 is 97\.5.*whole pixels"),
     ],

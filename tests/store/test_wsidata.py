@@ -44,7 +44,7 @@ def test_of_several_encoders_one_must_be_named(tmp_path: Path) -> None:
     bag = make_bag(25)
     models = {"uni2": bag.features.numpy(), "resnet50": np.ones((25, 3), np.float32)}
     path = write_wsidata(tmp_path / "slide.zarr", bag, models)
-    with pytest.raises(BagError, match=r"features of 2 encoders \(resnet50, uni2\); say which with --encoder"):
+    with pytest.raises(BagError, match=r"features of 2 encoders \(resnet50, uni2\); choose one with --encoder"):
         read_bag(path)
     assert read_bag(path, encoder="UNI2-h").width == 16
     assert read_bag(path, encoder="resnet50").width == 3
@@ -55,20 +55,20 @@ def test_refusals(tmp_path: Path) -> None:
     bag = make_bag(25)
     models = {"uni2": bag.features.numpy()}
     path = write_wsidata(tmp_path / "slide.zarr", bag, models, spec={**SPEC, "width": 100})
-    with pytest.raises(BagError, match=r"tile_spec\['tiles'\] makes a tile 200 level-0 pixels wide.*are 256"):
+    with pytest.raises(BagError, match=r"tile_spec\['tiles'\] states tiles of 200 level-0 pixels.*have 256"):
         read_bag(path)
     shapes = path / "shapes" / "tiles" / "shapes.parquet"
     table = pq.read_table(shapes)
     pq.write_table(table.slice(0, 24), shapes)
-    with pytest.raises(BagError, match=r"row 0 of .*uni2_tiles.* is of tile 0, which has no shape in 'tiles'"):
+    with pytest.raises(BagError, match=r"row 0 of .*uni2_tiles.* is tile 0, which has no shape in 'tiles'"):
         read_bag(path)
     pq.write_table(pa.table({"tile_id": [0], "geometry": [b"\x01\x01\x00\x00\x00" + b"\x00" * 16]}), shapes)
-    with pytest.raises(BagError, match=r"not the polygons of tiles \(a geometry of kind 1"):
+    with pytest.raises(BagError, match=r"row 0 of 'geometry' has WKB type 1 .*expected a polygon"):
         read_bag(path)
     shapes.unlink()
     with pytest.raises(BagError, match=r"no shapes/tiles/shapes\.parquet"):
         read_bag(path)
-    with pytest.raises(BagError, match=r"no table of tile features in it \(tables: none\)"):
+    with pytest.raises(BagError, match=r"no table of tile features \(tables: none\)"):
         read_bag(write_wsidata(tmp_path / "none.zarr", bag, {}))
     (tmp_path / "torn.zarr").mkdir()
     with pytest.raises(BagError, match=r"torn\.zarr: cannot be opened as a zarr group"):

@@ -11,18 +11,10 @@ import torch
 from PIL import Image
 
 from abbe.store.tokens import SlideTokens
-from abbe.view.overlay import (
-    Thumbnail,
-    gallery_picture,
-    gallery_rows,
-    overview_picture,
-    paint,
-    scale_bar_um,
-    slot_picture,
-    token_colours,
-    truth_picture,
-    weight_picture,
-)
+from abbe.view.figure import Figure, png
+from abbe.view.gallery import gallery_figure, gallery_rows
+from abbe.view.overlay import overview_figure, slot_figure, truth_figure, weight_figure
+from abbe.view.painting import Thumbnail, paint, scale_bar_um, token_colours
 from abbe.view.report import Picture, Section, write_report
 
 
@@ -80,17 +72,17 @@ def test_colours_are_distinct() -> None:
     assert apart.min() > 0.15
 
 
-def decoded(png: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+def decoded(figure: Figure) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png(figure))).convert("RGB"))
 
 
 def test_slot_and_weight_pictures_show_their_patches() -> None:
-    blank = decoded(slot_picture(thumbnail(), _all_dropped()))
-    drawn = decoded(slot_picture(thumbnail(), tokens()))
+    blank = decoded(slot_figure(thumbnail(), _all_dropped()))
+    drawn = decoded(slot_figure(thumbnail(), tokens()))
     assert (drawn.min(2) < 120).sum() > 5 * (blank.min(2) < 120).sum()
-    weights = decoded(weight_picture(thumbnail(), tokens()))
+    weights = decoded(weight_figure(thumbnail(), tokens()))
     assert (weights.max(2) < 140).any(), "the darkest colour of the scale is drawn"
-    assert slot_picture(thumbnail(), tokens()) == slot_picture(thumbnail(), tokens())
+    assert png(slot_figure(thumbnail(), tokens())) == png(slot_figure(thumbnail(), tokens()))
 
 
 def _all_dropped() -> SlideTokens:
@@ -104,7 +96,7 @@ def test_gallery_takes_the_most_typical_patches_of_the_largest_tokens() -> None:
     rows = gallery_rows(tokens())
     assert [(label, numbers.tolist()) for label, numbers in rows] == [("2\n75.0%", [0, 1]), ("0\n25.0%", [2])]
     images = [np.full((len(numbers), 16, 16, 3), 10, np.uint8) for _, numbers in rows]
-    assert decoded(gallery_picture(tokens(), rows, images)).ndim == 3
+    assert decoded(gallery_figure(tokens(), rows, images)).ndim == 3
 
 
 def test_a_selection_shows_what_it_kept() -> None:
@@ -112,17 +104,19 @@ def test_a_selection_shows_what_it_kept() -> None:
     weight = (index >= 0).float()
     kept = SlideTokens(**{**vars(tokens(merges=False)), "index": index, "weight": weight})
     assert [numbers.tolist() for _, numbers in gallery_rows(kept)] == [[2, 0]]
-    drawn = decoded(slot_picture(thumbnail(), kept))
-    assert (drawn != decoded(slot_picture(thumbnail(), _all_dropped()))).any()
+    drawn = decoded(slot_figure(thumbnail(), kept))
+    assert (drawn != decoded(slot_figure(thumbnail(), _all_dropped()))).any()
 
 
 def test_truth_is_drawn_where_it_is(tmp_path: Path) -> None:
     path = tmp_path / "t.png"
     Image.fromarray(np.array([[0, 255], [1, 1]], np.uint8)).save(path)
     big = Thumbnail(np.full((200, 200, 3), 255, np.uint8), 1.0, None)
-    drawn = decoded(truth_picture(big, path, ["stroma", "muscle", "fat"]))
+    drawn = decoded(truth_figure(big, path, ["stroma", "muscle", "fat"]))
     assert ((drawn != 255).any(2)).sum() > 1000
-    assert decoded(overview_picture(big, tokens(), path, ["stroma", "muscle", "fat"])).shape[1] > 900
+    overview = overview_figure(big, tokens(), path, ["stroma", "muscle", "fat"])
+    assert decoded(overview).shape[1] > 900
+    assert len(overview.axes) == 3
 
 
 @pytest.mark.parametrize(("width", "bar"), [(1000.0, 200.0), (2400.0, 200.0), (2600.0, 500.0), (60_000.0, 10_000.0)])
@@ -131,8 +125,8 @@ def test_scale_bars_are_round_and_at_most_a_fifth(width: float, bar: float) -> N
 
 
 def test_the_report_is_self_contained_and_escapes_names(tmp_path: Path) -> None:
-    png = slot_picture(thumbnail(), tokens())
-    section = Section("<b>s</b>", ["a < b"], ["x"], [["<script>alert(1)</script>"]], [Picture(png, 'say "hi"')])
+    picture = Picture(png(slot_figure(thumbnail(), tokens())), 'say "hi"')
+    section = Section("<b>s</b>", ["a < b"], ["x"], [["<script>alert(1)</script>"]], [picture])
     write_report(tmp_path / "r.html", "T & T", [section])
     page = (tmp_path / "r.html").read_text()
     assert "<script>" not in page

@@ -14,7 +14,8 @@ from abbe.models.config import ClassifierConfig
 from abbe.models.hub import save_pretrained
 from abbe.store.bags import write_bag
 from abbe.verbs.export_tsne import ExportTsne
-from abbe.view.tsne import sample, tsne_picture
+from abbe.view.figure import png
+from abbe.view.tsne import sample, tsne_figure
 from builders import make_bag
 
 
@@ -50,8 +51,8 @@ def test_dropped_patches_are_told_from_kept_ones(cohorts):
 def test_the_picture_is_the_same_every_time_and_coloured(cohorts, tmp_path):
     classifier = model("tcssa", tokens=4, hidden=8)
     samples = [sample(classifier, cohorts / name, 60, name=name, seed=0) for name in ("one", "two")]
-    first = tsne_picture(samples, merges=True, seed=0)
-    assert first == tsne_picture(samples, merges=True, seed=0)
+    first = png(tsne_figure(samples, merges=True, seed=0))
+    assert first == png(tsne_figure(samples, merges=True, seed=0))
     pixels = np.asarray(Image.open(io.BytesIO(first)).convert("RGB")).astype(int)
     assert ((pixels.max(2) - pixels.min(2)) > 100).sum() > 500
 
@@ -66,9 +67,9 @@ def test_the_verb_writes_it_and_refuses_a_folder_without_features(cohorts, tmp_p
     (tmp_path / "nothing").mkdir()
     with pytest.raises(InputError, match="no feature files"):
         ExportTsne((tmp_path / "nothing",), str(tmp_path / "model"), out).run()
-    with pytest.raises(ConfigError, match=r"the picture is a PNG; end the name in \.png"):
+    with pytest.raises(ConfigError, match=r"--out must end in \.png, got .*tsne\.jpg"):
         ExportTsne(both, str(tmp_path / "model"), tmp_path / "tsne.jpg").run()
-    with pytest.raises(ConfigError, match="fewer than 50 patches"):
+    with pytest.raises(ConfigError, match="--patches must be at least 50, got 10"):
         ExportTsne(both, str(tmp_path / "model"), out, patches=10).run()
 
 

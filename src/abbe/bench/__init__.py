@@ -1,1 +1,1 @@
-"""Benchmarks: ratios measured in one run, dated, with hardware and command."""
+"""Benchmarks whose results are dated and name hardware and command."""

@@ -1,8 +1,7 @@
-"""How many floating-point operations a method takes, in closed form. No torch: numbers in, numbers out.
+"""Floating-point operations of each method in closed form, from plain numbers and without torch.
 
-Convention: a multiplication and an addition are two operations. Counted are products of matrices and vectors, biases
-left out; normalisation, softmax, GELU, noise, sorting and rotations are not. Nothing is padded. Everything is forward,
-in eval.
+Convention: a multiplication and an addition are two operations. Only products of matrices and vectors count, without
+biases; normalisation, softmax, GELU, noise, sorting and rotations do not. Forward pass in eval, without padding.
 """
 
 from __future__ import annotations
@@ -14,14 +13,14 @@ from typing import Any
 
 
 def linear(rows: int, inside: int, outside: int) -> int:
-    """rows × inside times inside × outside."""
+    """A product [rows, inside] × [inside, outside]."""
     return 2 * rows * inside * outside
 
 
 def dilated_pairs(length: int, heads: int, branches: Sequence[tuple[int, int]]) -> int:
     """Query–key pairs over all heads of dilated attention; (segment, dilation) for each branch.
 
-    Head h reads rows h mod r, h mod r + r, … of each segment; a short last segment holds what is left.
+    Head h reads rows h mod r, h mod r + r, … of each segment, r being the dilation; the last segment may be shorter.
     """
     pairs = 0
     for segment, dilation in branches:
@@ -35,7 +34,7 @@ def dilated_pairs(length: int, heads: int, branches: Sequence[tuple[int, int]]) 
 
 @dataclass(frozen=True)
 class Cost:
-    """total: all operations.   attention: those of them that make scores and mix values."""
+    """total: all operations.   attention: the part that computes scores and mixes values."""
 
     total: int
     attention: int = 0
@@ -45,7 +44,7 @@ class Cost:
 
 
 def longnet_block(length: int, width: int, heads: int, hidden: int, branches: Sequence[tuple[int, int]]) -> Cost:
-    """Projections, dilated attention and MLP of one block on `length` tokens, [CLS] included."""
+    """Projections, dilated attention and MLP of one block on `length` tokens, including [CLS]."""
     attention = 4 * (width // heads) * dilated_pairs(length, heads, branches)
     return Cost(linear(length, width, 4 * width) + 2 * linear(length, width, hidden) + attention, attention)
 
@@ -60,10 +59,10 @@ def slim(
     hidden: int = 3072,
     queries: int = 1,
 ) -> Cost:
-    """SLIM: `plan` has the patches in each block, `branches` those of each block's attention on plan[l] + 1 tokens.
+    """SLIM. plan: patches in each block.   branches: (segment, dilation) pairs of each block's attention.
 
-    A Cropr module between two blocks takes one matrix–vector product for the scores, and two products with the
-    queries and an MLP on what they read.
+    A Cropr module between two blocks takes one matrix–vector product for the scores, two products with the queries, and
+    an MLP on the queries' output.
     """
     cost = Cost(linear(plan[0], dim, width))
     for m, pairs in zip(plan, branches, strict=True):
@@ -75,7 +74,7 @@ def slim(
 
 
 def tcssa(n: int, dim: int, slots: int, *, top_k: int = 2, hidden: int = 512) -> Cost:
-    """TC-SSA: gate, each patch into its slots (and not the others), the slots' experts, sums of probabilities."""
+    """TC-SSA: gate, each patch into its top_k slots, the experts of the slots, sums of probabilities."""
     gate, routes = linear(n, dim, slots), linear(n, dim, min(top_k, slots))
     experts, statistics = 2 * linear(slots, dim, hidden), linear(1, n, slots) + linear(1, n, 1)
     return Cost(gate + routes + experts + statistics)
@@ -84,7 +83,7 @@ def tcssa(n: int, dim: int, slots: int, *, top_k: int = 2, hidden: int = 512) ->
 def sparselearn(
     n: int, dim: int, *, width: int = 256, layers: int = 2, latents: int = 64, context: str = "latent"
 ) -> Cost:
-    """SparseLearn at inference: the scorer, and nothing after it."""
+    """SparseLearn at inference: the scorer only."""
     ends = linear(n, dim, width) + linear(n, width, 1)
     if context == "none":
         return Cost(ends)
@@ -98,7 +97,7 @@ def sparselearn(
 
 @dataclass(frozen=True)
 class Decoder:
-    """Widths of a language model, as in its public config.json."""
+    """Widths of a language model, from its public config.json."""
 
     name: str
     kind: str
@@ -112,7 +111,7 @@ class Decoder:
     tied: bool
 
     def config(self) -> dict[str, Any]:
-        """The same widths under the names of Transformers."""
+        """The same widths by their names in Transformers."""
         return {
             "model_type": self.kind,
             "hidden_size": self.hidden,
@@ -126,7 +125,7 @@ class Decoder:
         }
 
     def prefill(self, length: int) -> Cost:
-        """`length` tokens at once: causal attention counted in full, logits for every token (grouped KV, gated MLP)."""
+        """`length` tokens at once, with grouped KV heads and a gated MLP: full attention, logits for every token."""
         q, kv = self.heads * self.head_width, self.kv_heads * self.head_width
         layer = linear(length, self.hidden, q + 2 * kv) + linear(length, q, self.hidden)
         layer += 3 * linear(length, self.hidden, self.inner)
@@ -135,10 +134,10 @@ class Decoder:
         return Cost(self.layers * (layer + attention) + logits, self.layers * attention)
 
     def kv_bytes(self, length: int, bytes_each: int = 2) -> int:
-        """Keys and values of `length` tokens, two bytes a number (bfloat16)."""
+        """Bytes of keys and values of `length` tokens; two bytes per number is bfloat16."""
         return 2 * self.layers * self.kv_heads * self.head_width * length * bytes_each
 
 
-# Qwen/Qwen2.5-7B-Instruct and Qwen/Qwen3-4B, config.json.
+# From config.json of Qwen/Qwen2.5-7B-Instruct and Qwen/Qwen3-4B.
 QWEN25_7B = Decoder("Qwen2.5-7B", "qwen2", 3584, 28, 28, 4, 128, 18944, 152064, tied=False)
 QWEN3_4B = Decoder("Qwen3-4B", "qwen3", 2560, 36, 32, 8, 128, 9728, 151936, tied=True)

@@ -1,17 +1,16 @@
-"""Operations of every method, counted while the module runs, beside what was published.
+"""Operations of every method, counted while the module runs, compared with published figures.
 
-The modules run on the meta device: every product is dispatched with its shape and counted, nothing is computed. Each
-count is compared with the closed form of `abbe.bench.closed_forms`; where they differ, that is an error in one of them.
+The modules run on the meta device: every product is dispatched with its shape and counted, but not computed. Each count
+must equal the closed form in `abbe.bench.closed_forms`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import nn
@@ -26,9 +25,7 @@ from abbe.encoders.longnet import Block
 from abbe.errors import AbbeError
 from abbe.ops.dilated_attention import branches_of
 from abbe.ops.rope2d import rotations
-from abbe.types import Assignment, Bag, TokenBatch
-
-_AUTOCAST = torch.autocast
+from abbe.types import Bag, Px0, TokenBatch
 
 UNPADDED = "1 MAC = 2 FLOP; products of matrices and vectors only; forward; unpadded"
 PADDED = "as unpadded, but head width 48 padded to 64 in attention; ragged last segment; segments=paper"
@@ -45,7 +42,7 @@ VISUAL = (32, 1024, 4096)
 
 @dataclass(frozen=True)
 class Row:
-    """One line. `flops` is unpadded; `as_published` follows the published row's convention, and is what is compared."""
+    """One line. flops: unpadded.   as_published: by the convention of the published figure, for the comparison."""
 
     row: str
     flops: int
@@ -57,7 +54,7 @@ class Row:
 
     @property
     def difference_percent(self) -> float | None:
-        """By how much the count exceeds the published figure, under the latter's convention."""
+        """By how much the count exceeds the published figure, by the convention of that figure."""
         if self.published is None:
             return None
         return 100 * ((self.as_published or self.flops) / self.published - 1)
@@ -67,7 +64,7 @@ class Row:
 
 
 def bench_flops() -> dict[str, Any]:
-    """Every row, counted and compared, as plain JSON values."""
+    """Every row, counted and compared with its closed form, as plain JSON values."""
     rows: list[Row] = []
     with progress("counting", total=len(ROWS)) as bar:
         for make in ROWS:
@@ -77,23 +74,16 @@ def bench_flops() -> dict[str, Any]:
 
 
 def counted(run: Callable[[], Any]) -> int:
-    """Operations of `run()`: what torch counts, and the products with vectors and of routes that it leaves out."""
+    """Operations of `run()`: what torch counts, plus products with vectors and embedding bags, which it leaves out."""
     aten = torch.ops.aten
     more = {aten.mv: _mv, aten.dot: _dot, aten._embedding_bag: _bag, aten._embedding_bag_forward_only: _bag}
-    # Two things cannot be done without values, and count nothing: torch.autocast refuses the meta device even to be
-    # switched off, and composing assignments looks at them to check that they fit.
-    with (
-        mock.patch.object(torch, "autocast", _autocast),
-        mock.patch.object(Assignment, "then", lambda first, _second: first),
-        torch.no_grad(),
-        FlopCounterMode(display=False, custom_mapping=more) as counter,
-    ):
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=more) as counter:
         run()
     return int(counter.get_total_flops())
 
 
 def meta_batch(n: int, dim: int) -> TokenBatch:
-    """One slide of n patches without values."""
+    """One slide of n patches on the meta device."""
     return TokenBatch(
         features=torch.empty(n, dim, device="meta"),
         positions=torch.empty(n, 2, device="meta"),
@@ -108,14 +98,14 @@ def meta_batch(n: int, dim: int) -> TokenBatch:
 
 
 def count_condenser(name: str, n: int, *, dim: int = 768, **options: Any) -> int:
-    """Operations of a condenser in eval on one slide of n patches."""
+    """Operations of a condenser in eval mode on one slide of n patches."""
     with torch.device("meta"):
         condenser = create_condenser(name, dim=dim, **options).eval().requires_grad_(requires_grad=False)
     return counted(lambda: condenser(meta_batch(n, dim)))
 
 
 def slim_cost(n: int, keep: float | int, *, dim: int = 768, segments: str = "paper", **widths: int) -> flops.Cost:
-    """Closed form of `slim` with keep rate or budget `keep`; widths as its options `embed`, `layers`, `heads`, …"""
+    """Closed form of `slim`. keep: keep rate or budget.   widths: its options `embed`, `layers`, `heads`, …"""
     layers, piece, levels = widths.pop("layers", 6), widths.pop("piece", 1024), widths.pop("levels", 5)
     plan = [n, *keep_schedule(n, keep, layers - 1)]
     branches = [branches_of(m + 1, segments=segments, piece=piece, levels=levels) for m in plan]
@@ -133,7 +123,7 @@ def slim_rows() -> Iterator[Row]:
 
 
 def gigapath_rows() -> Iterator[Row]:
-    """Prov-GigaPath's slide encoder: twelve blocks of the same kind, other segments, 1,536-wide features."""
+    """Prov-GigaPath's slide encoder: twelve blocks as in SLIM, with other segments and features of width 1,536."""
     n, width = GIGAPATH_SLIDE, 768
     branches = [(min(segment, n + 1), dilation) for segment, dilation in GIGAPATH_SEGMENTS]
     cost = flops.Cost(flops.linear(n, 1536, width))
@@ -150,7 +140,7 @@ def gigapath_rows() -> Iterator[Row]:
 
 
 def condenser_rows() -> Iterator[Row]:
-    """TC-SSA and SparseLearn alone, K = 32, features of width 768."""
+    """TC-SSA and SparseLearn, K = 32, features of width 768."""
     for n in (1842, 3840, 10_240):
         yield _checked(f"TC-SSA, 32 slots, {n:,} patches", count_condenser("tcssa", n), flops.tcssa(n, 768, 32))
         yield _checked(
@@ -159,20 +149,17 @@ def condenser_rows() -> Iterator[Row]:
 
 
 def other_rows() -> Iterator[Row]:
-    """Every other registered condenser as it comes, run on random features: what it does depends on their values."""
+    """Every other condenser with its default options, on random features: its steps depend on their values."""
     n, dim = 1842, 768
     for name in list_condensers():
         if name in ("slim", "sparselearn", "tcssa"):
             continue
-        condenser, batch = (
-            create_condenser(name, dim=dim).eval().requires_grad_(requires_grad=False),
-            _random_batch(n, dim),
-        )
-        yield Row(f"{name}, {n:,} patches", counted(lambda: condenser(batch)), UNPADDED)  # noqa: B023
+        condenser = create_condenser(name, dim=dim).eval().requires_grad_(requires_grad=False)
+        yield Row(f"{name}, {n:,} patches", counted(partial(condenser, _random_batch(n, dim))), UNPADDED)
 
 
 def model_rows() -> Iterator[Row]:
-    """Whole language models on 32, 1,024 and 4,096 visual tokens and the text."""
+    """Language models on 32, 1,024 and 4,096 visual tokens and the text."""
     published = {32: 1.73e12, 4096: 133.3e12}
     for decoder in (flops.QWEN25_7B, flops.QWEN3_4B):
         for visual in VISUAL:
@@ -181,16 +168,16 @@ def model_rows() -> Iterator[Row]:
             figure = published.get(visual) if decoder is flops.QWEN25_7B else None
             row = f"{decoder.name}, {visual:,} + {TEXT} tokens"
             if kv_bytes != decoder.kv_bytes(length):
-                raise AbbeError(f"{row}: a KV cache of {kv_bytes} bytes, {decoder.kv_bytes(length)} by the closed form")
+                raise AbbeError(f"{row}: the KV cache has {kv_bytes} bytes, the closed form {decoder.kv_bytes(length)}")
             one = _checked(row, count, decoder.prefill(length), convention=WHOLE, published=figure)
             yield dataclasses.replace(one, kv_bytes=kv_bytes, remark=_remark(visual) if figure else "")
 
 
 def count_decoder(decoder: flops.Decoder, length: int) -> tuple[int, int]:
-    """(operations of a language model's prefill of `length` tokens, bytes of its KV cache), without its weights."""
+    """(operations of the prefill of `length` tokens, bytes of the KV cache) of a language model on the meta device."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    # Attention step by step: the fused kernels' choice looks at the mask's values, which do not exist here.
+    # Eager attention: choosing a fused kernel reads the values of the mask, which do not exist on the meta device.
     config = AutoConfig.for_model(**decoder.config(), dtype="bfloat16", attn_implementation="eager")
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(requires_grad=False)
@@ -216,12 +203,12 @@ ROWS: tuple[Callable[[], Iterator[Row]], ...] = (slim_rows, gigapath_rows, conde
 
 
 def padded(cost: flops.Cost, head: int = 48, to: int = 64) -> float:
-    """A cost with heads of width 48 padded to 64 in attention, as kernels do whose widths are powers of two."""
+    """A cost with heads of width 48 padded to 64 in attention, as in kernels that need a power of two."""
     return cost.total + cost.attention * (to / head - 1)
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """The result as a page: the rows as a table, with conventions and remarks below it."""
+    """The result as a page: a table of the rows, then conventions and remarks."""
     rows = found["rows"]
     lines = [
         [
@@ -244,7 +231,7 @@ def markdown(found: dict[str, Any]) -> str:
 def _random_batch(n: int, dim: int) -> TokenBatch:
     generator = torch.Generator().manual_seed(0)
     places = torch.stack([torch.arange(n) % 40, torch.arange(n) // 40], 1) * 256.0
-    return TokenBatch.pack([Bag(torch.randn(n, dim, generator=generator), places, 256.0, "slide")])
+    return TokenBatch.pack([Bag(torch.randn(n, dim, generator=generator), places, Px0(256.0), "slide")])
 
 
 def _checked(
@@ -257,12 +244,8 @@ def _checked(
     as_published: float | None = None,
 ) -> Row:
     if count != cost.total:
-        raise AbbeError(f"{row}: {count} operations counted, {cost.total} by the closed form; one of them is wrong")
+        raise AbbeError(f"{row}: {count} operations counted, {cost.total} by the closed form; they must be equal")
     return Row(row, count, convention, published=published, as_published=as_published)
-
-
-def _autocast(device_type: str, *args: Any, **kwargs: Any) -> Any:
-    return nullcontext() if device_type == "meta" else _AUTOCAST(device_type, *args, **kwargs)
 
 
 def _mv(*shapes: Any, **_: Any) -> int:

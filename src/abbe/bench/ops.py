@@ -1,6 +1,7 @@
-"""What routing takes in time and memory, beside the same in dense PyTorch.
+"""Time and memory of routing, compared with dense PyTorch.
 
-Two ways: with logits given (`routed_mean`), and with the gate's product in what is timed (`gated_mean`, as in TC-SSA).
+Measured twice: with given logits (`routed_mean`), and with the product of the gate included (`gated_mean`, as in
+TC-SSA).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from abbe.types import offsets_of
 
 
 def bench_ops(run: OpsSettings) -> dict[str, Any]:
-    """The figures, by the type of the features."""
+    """Times, memory and errors by the dtype of the features, as plain JSON values."""
     check_range("bench ops", 1, patches=run.patches, width=run.width, rounds=run.rounds)
     check_range("bench ops", 2, slots=run.slots)
     now = circumstances("bench ops", OpsSettings, run)
@@ -37,7 +38,7 @@ def bench_ops(run: OpsSettings) -> dict[str, Any]:
 
 
 def dense(x: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
-    """The same centres [K, D], and slots [N, 2], as a few dense operations in the type of x."""
+    """The same centres [K, D] and slots [N, 2] by dense operations in the dtype of x."""
     return _dense(x, (x @ gate.T.to(x.dtype)).softmax(1))
 
 
@@ -98,7 +99,7 @@ def _ratio(ours: list[float], others: list[float]) -> dict[str, float]:
 
 
 def interleaved(functions: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each function, one after the other in every round, so that all meet the same disturbances."""
+    """Seconds of each function. Each round runs all of them in turn, so that noise of the machine reaches all alike."""
     times: dict[str, list[float]] = {name: [] for name in functions}
     for number in range(rounds + 1):
         for name, function in functions.items():
@@ -110,8 +111,8 @@ def interleaved(functions: dict[str, Callable[[], Any]], rounds: int) -> dict[st
 
 
 def peak_bytes(function: Callable[[], Any]) -> tuple[int, Any]:
-    """(most bytes of tensors held at once beyond what was there before, what the function gave)."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler reports its own steps on stderr otherwise
+    """(peak bytes of tensors allocated by `function`, its result)."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise the profiler logs to stderr
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         given = function()
     held = peak = 0
@@ -125,7 +126,7 @@ def peak_bytes(function: Callable[[], Any]) -> tuple[int, Any]:
 
 
 def _error(x: Tensor, gate: Tensor, index: Tensor, centres: Tensor) -> float:
-    """Relative distance of centres from float64 with the same slots for each patch, in parts that fit in memory."""
+    """Relative distance of centres to those in float64 with the same slots, computed in chunks to save memory."""
     total, mass = torch.zeros(centres.shape, dtype=torch.float64), torch.zeros(len(centres), dtype=torch.float64)
     for rows, slots in zip(x.split(8192), index.split(8192), strict=True):
         p = (rows.double() @ gate.double().T).softmax(1)
@@ -143,8 +144,8 @@ def markdown(found: dict[str, Any]) -> str:
             name,
             f"{values['forward_ms']['ours']:.0f}",
             f"{values['forward_ms']['dense']:.0f}",
-            f"{values['forward_ratio']['median']:.2f} (least {values['forward_ratio']['min']:.2f})",
-            f"{values['forward_ratio_given']['median']:.2f} (least {values['forward_ratio_given']['min']:.2f})",
+            f"{values['forward_ratio']['median']:.2f} (min {values['forward_ratio']['min']:.2f})",
+            f"{values['forward_ratio_given']['median']:.2f} (min {values['forward_ratio_given']['min']:.2f})",
             f"{values['forward_mb_beyond_assignment']:.1f}",
             f"{values['dense_forward_mb']:.1f}",
             f"{values['backward_mb']:.1f}",
@@ -162,10 +163,10 @@ def markdown(found: dict[str, Any]) -> str:
     return f"""# Routing patches into slots
 
 {about(found["circumstances"])}
-{found["threads"]} threads; times are medians of rounds in which all ran in turn, ratios those of a round. "Logits
-given": both without the gate's product, so that dense is softmax, topk, scatter and bmm. Memory is the most held at
-once: forward beyond the assignment that is returned, backward for a gradient of the gate alone. Error: relative to
+{found["threads"]} threads. Times are medians over rounds that run all functions in turn; ratios are taken within a
+round. "Logits given": without the product of the gate, so that dense is softmax, topk, scatter and bmm. Memory is the
+peak: forward without the assignment that is returned, backward for the gradient of the gate alone. Error: relative to
 float64 with the same slots for each patch. In bfloat16 the dense operations are fast because they round the logits,
-and their error shows it.
+which their error shows.
 
 {table(columns, rows)}"""

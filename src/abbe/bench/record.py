@@ -1,4 +1,4 @@
-"""What every dated result says: when, on what, by which code and command. Written as JSON and as Markdown."""
+"""What every dated result records: date, hardware, code, command and settings. Written as JSON and as Markdown."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import datetime as dt
 import os
 import platform
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,15 @@ from abbe.version import __version__
 def circumstances(verb: str, kind: type | None = None, settings: Any = None) -> dict[str, Any]:
     """Date, hardware, versions, commit, command and settings of a benchmark.
 
-    verb: such as "bench needle".   settings: of the dataclass `kind`; every one is recorded, and those that differ from
-    their default stand in the command. `settings_of` reads them back.
+    verb: such as "bench needle".   settings: an instance of the dataclass `kind`. All of them are recorded, and the
+    command has every one that differs from its default; paths lose their folders. `settings_of` reads them back.
     """
-    flags = [] if kind is None else to_flags(kind, settings)
+    published = _without_folders(settings)
+    flags = [] if kind is None else to_flags(kind, published)
     return {
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
-        "command": " ".join(["abbe", verb, *flags]),
-        "settings": {} if kind is None else _without_folders(only(kind, settings)),
+        "command": shlex.join(["abbe", *verb.split(), *flags]),
+        "settings": {} if kind is None else only(kind, published),
         "abbe": __version__,
         "commit": _commit(),
         "cpu": _cpu(),
@@ -39,7 +41,7 @@ def circumstances(verb: str, kind: type | None = None, settings: Any = None) -> 
 
 
 def settings_of(kind: type, circumstances: dict[str, Any], **changed: Any) -> Any:
-    """The settings a result was made with, to make it again; `changed` supplies folders, which are not recorded."""
+    """The settings a result was made with; `changed` replaces some, such as the folders, which are not recorded."""
     settings = from_dict(kind, circumstances["settings"], circumstances["command"])
     return dataclasses.replace(settings, **changed)
 
@@ -47,7 +49,7 @@ def settings_of(kind: type, circumstances: dict[str, Any], **changed: Any) -> An
 def write_result(folder: Path, name: str, result: dict[str, Any], markdown: str) -> Path:
     """Write <date>-<name>.json and .md into `folder`; returns the Markdown's path.
 
-    Plain files without sidecars: they are meant to be committed to a repository, whose hashes they get.
+    They get no sidecars: they are meant for a repository, which has its own hashes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"{result['circumstances']['date']}-{name}"
@@ -73,17 +75,20 @@ def about(circumstances: dict[str, Any]) -> str:
 
 
 def _without_folders(value: Any) -> Any:
-    """Plain JSON values with paths cut to their last part: results are published, folders are not."""
-    if isinstance(value, dict):
-        return {key: _without_folders(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_folders(item) for item in value]
-    return Path(value).name if isinstance(value, str) and os.sep in value else value
+    """Settings with paths cut to their last part, since results are published. Relative paths in text are kept."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [item.name for item in dataclasses.fields(value)]
+        return dataclasses.replace(value, **{name: _without_folders(getattr(value, name)) for name in names})
+    if isinstance(value, tuple):
+        return tuple(map(_without_folders, value))
+    if isinstance(value, Path):
+        return Path(value.name)
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _commit() -> str:
-    """The commit of the checkout this code lies in, with "+" where it has changes; "none" outside a checkout."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    """The commit of the checkout this code is in, with "+" if it has changes; "none" outside a checkout."""
+    git = ["git", "-C", str(Path(__file__).parents[1])]
     try:
         head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
         dirty = subprocess.run([*git, "status", "--porcelain", "."], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""What each benchmark measures, and how. Imports nothing heavy, so that `--help` costs little."""
+"""What each benchmark measures, and how. Imports no torch, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ class NeedleSettings:
     out: Path
     """working folder: bank, cohorts, runs"""
     condensers: Annotated[tuple[str, ...], METHODS] = ("tcssa", "random", "mean", "none")
-    """methods to compare, any that is registered; with none among them each is also compared with it"""
+    """methods to compare; if `none` is one of them, the others are also compared with it"""
     tokens: int = 32
-    """budget of those that have one"""
+    """budget of the methods that have one"""
+    sweep: bool = False
+    """sweep each method over its `grid` instead of one budget"""
     fractions: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1)
     """evidence: shares of a slide's patches that are tumour"""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -31,17 +33,17 @@ class NeedleSettings:
     rates: tuple[float, ...] = (3e-4, 1e-3)
     """learning rates to choose from on validation slides"""
     tune_at: float = 0.01
-    """fraction at which they are chosen"""
+    """fraction at which the learning rates are chosen"""
     slides: tuple[int, int, int] = (300, 100, 200)
     """slides for train, val and test"""
     patches: int = 2000
-    """patches a slide"""
+    """patches per slide"""
     epochs: int = 25
     """epochs of every run"""
     bank: BankPlan = field(default_factory=BankPlan)
     """the rendered patches the cohorts are drawn from"""
     workers: int | None = None
-    """runs at a time (default: one a core)"""
+    """parallel runs (default: one per core)"""
     draws: int = 1000
     """bootstrap samples behind each interval"""
 
@@ -55,7 +57,7 @@ class SlotsSettings:
     weights: tuple[float, ...] = (0.0, 0.01, 0.1, 1.0)
     """values of λ"""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    """one bank split, cohort and initialisation each"""
+    """each has its own bank split, cohort and initialisation"""
     fraction: float = 0.01
     """evidence: share of a slide's patches that are tumour"""
     artefacts: float = 0.05
@@ -63,23 +65,23 @@ class SlotsSettings:
     slides: tuple[int, int, int] = (160, 50, 120)
     """slides for train, val and test"""
     patches: int = 600
-    """patches a slide"""
+    """patches per slide"""
     epochs: int = 20
-    """epochs of every run, at a constant rate; the best on validation slides is kept"""
+    """epochs of every run at a constant learning rate; the best epoch on validation slides is kept"""
     rate: float = 1e-3
     """learning rate"""
     tokens: int = 32
     """slots"""
     standardize: bool = True
-    """bring features to one scale, as `abbe train classify` does; --no-standardize takes them as they come"""
+    """standardize features, as `abbe train classify` does; --no-standardize leaves them as they are"""
     bank: BankPlan = field(default_factory=lambda: BankPlan(normal=(8, 3, 6), tumour=(14, 5, 10)))
     """the rendered patches"""
     mosaic: tuple[Path, ...] = ()
-    """folders or zips of real labelled patches, for the same study on mosaics"""
+    """folders or zips of real labelled patches, to repeat the study on mosaics"""
     mosaic_bank: MosaicBankPlan = field(default_factory=MosaicBankPlan)
-    """which of their classes are what"""
+    """what the classes of these patches are"""
     workers: int | None = None
-    """runs at a time (default: one a core)"""
+    """parallel runs (default: one per core)"""
     draws: int = 1000
     """bootstrap samples behind each interval"""
 
@@ -95,7 +97,7 @@ class OpsSettings:
     slots: int = 32
     """slots, K"""
     rounds: int = 7
-    """rounds timed, ours and dense in turn, after one to warm up"""
+    """timed rounds, ours and dense in turn, after one warm-up round"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,12 +105,12 @@ class TextureSettings:
     """What `abbe bench texture` measures, and how."""
 
     patches: Path | None = None
-    """LC25000 as a folder or zip with index.csv, for a linear probe beside the speed; only the speed without it"""
+    """LC25000 as a folder or zip with index.csv, for a linear probe; without it only the speed is measured"""
     repeats: int = 10
     """repetitions of the probe's cross-validation"""
     side: int = 256
-    """pixels of a patch's side"""
+    """side of a patch in pixels"""
     per_class: int = 4
-    """patches of each of the twelve classes in a round"""
+    """patches of each of the twelve classes per round"""
     rounds: int = 9
-    """rounds timed, after one to warm up"""
+    """timed rounds, after one warm-up round"""

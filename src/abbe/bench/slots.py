@@ -1,13 +1,14 @@
-"""How λ, the weight of TC-SSA's clustering loss, changes who takes which patches.
+"""How λ, the weight of TC-SSA's clustering loss, changes which slots the patches go to.
 
-The claim to check: a small λ lets one slot absorb over 60 % of the patches; a large one makes slots gather artefacts
-and dilutes the signal.
+The claim to check: with a small λ one slot absorbs over 60 % of the patches; with a large λ slots collect artefacts and
+dilute the signal.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,15 @@ from abbe.bench.settings import SlotsSettings
 from abbe.console import progress, say
 from abbe.data import SPLITS
 from abbe.evaluate.compare import Contender, predictions_on_test, train_all
-from abbe.metrics.bootstrap import Interval, Statistic, nested_bootstrap
+from abbe.evaluate.settings import HoldoutSettings
+from abbe.metrics.bootstrap import Interval, Statistic, nested_bootstrap, shown
 from abbe.metrics.predictions import statistic
 from abbe.metrics.slots import ARTEFACT, EVIDENCE, OTHER, USAGE, SlotTable, joined, slide_slots
 from abbe.models.condense import condense_slide
 from abbe.models.hub import load
-from abbe.phantom.artefacts import ArtefactRows, add_artefacts, artefact_rows, real_images
-from abbe.phantom.bank import PatchBank, bank, cell_patches
-from abbe.phantom.mosaic import mosaic_bank
+from abbe.phantom.artefacts import ArtefactRows, add_artefacts, encode_artefacts, read_normal_patches
+from abbe.phantom.bank import PatchBank, build_bank, cell_patches
+from abbe.phantom.mosaic import build_mosaic_bank
 from abbe.phantom.render.tissue import TISSUE_CLASSES
 from abbe.phantom.settings import SPLITS_OF_GROUPS, BankPlan, CohortPlan
 from abbe.phantom.writer import features_folder, write_cohort
@@ -37,13 +39,13 @@ from abbe.train.recipe import Recipe
 
 _CLAIMED = 0.6
 _ARTEFACTS = (4, 2, 3)  # artefacts rendered for train, val and test of each class, site and stain setting
-_FROM_MOSAIC = 120  # real patches of each split that are made artefacts
-_APART = 1_000_000  # bank splits of artefacts lie this far from those of tissue, so that they share no patch
+_FROM_MOSAIC = 120  # real patches of each split that are turned into artefacts
+_APART = 1_000_000  # offset of the bank splits of artefacts, so that they share no patch with those of tissue
 
 
 @dataclass(frozen=True, eq=False)
-class _Filled:
-    """One cohort of one seed. artefacts: slide_id, row; evidence: classes of its truth."""
+class _Cohort:
+    """The cohort of one seed. artefacts: columns slide_id, row.   evidence: class numbers of the evidence."""
 
     folder: Path
     features: Path
@@ -53,7 +55,7 @@ class _Filled:
 
 def bench_slots(run: SlotsSettings) -> dict[str, Any]:
     """Everything the study measures, as plain JSON values."""
-    fillings: dict[str, Callable[[int], _Filled]] = {"phantom": lambda seed: _phantom(run, seed)}
+    fillings: dict[str, Callable[[int], _Cohort]] = {"phantom": lambda seed: _phantom(run, seed)}
     if run.mosaic:
         fillings["mosaic"] = lambda seed: _mosaic(run, seed)
     found: dict[str, Any] = {}
@@ -95,33 +97,37 @@ def _contender(run: SlotsSettings, weight: float) -> Contender:
     return Contender("tcssa", run.tokens, "attention", (f"aux_weight={weight:g}",))
 
 
-def _phantom(run: SlotsSettings, seed: int) -> _Filled:
-    rows = bank(replace(run.bank, split=seed), run.out / f"bank-{seed}", workers=run.workers)
-    return _filled(run, run.out / f"phantom-{seed}", rows, seed, lambda: _spoiled(replace(run.bank, split=seed), seed))
+def _phantom(run: SlotsSettings, seed: int) -> _Cohort:
+    rows = build_bank(replace(run.bank, split=seed), run.out / f"bank-{seed}", workers=run.workers)
+    return _make_cohort(
+        run, run.out / f"phantom-{seed}", rows, seed, lambda: _rendered_artefacts(replace(run.bank, split=seed), seed)
+    )
 
 
-def _mosaic(run: SlotsSettings, seed: int) -> _Filled:
+def _mosaic(run: SlotsSettings, seed: int) -> _Cohort:
     plan = replace(run.mosaic_bank, patches=tuple(map(str, run.mosaic)), split=seed % SPLITS_OF_GROUPS)
     folder = run.out / "bank-mosaic"
-    rows = mosaic_bank(plan, folder, workers=run.workers)
+    rows = build_mosaic_bank(plan, folder, workers=run.workers)
 
     def make() -> ArtefactRows:
-        return artefact_rows(real_images(rows, folder, _FROM_MOSAIC), encoder=plan.encoder, seed=seed)
+        return encode_artefacts(read_normal_patches(rows, folder, _FROM_MOSAIC), encoder=plan.encoder, seed=seed)
 
-    return _filled(run, run.out / f"mosaic-{seed}", rows, seed, make)
+    return _make_cohort(run, run.out / f"mosaic-{seed}", rows, seed, make)
 
 
-def _filled(run: SlotsSettings, folder: Path, rows: PatchBank, seed: int, make: Callable[[], ArtefactRows]) -> _Filled:
+def _make_cohort(
+    run: SlotsSettings, folder: Path, rows: PatchBank, seed: int, make: Callable[[], ArtefactRows]
+) -> _Cohort:
     plan = CohortPlan(fraction=run.fraction, slides=run.slides, patches=run.patches, seed=seed)
     write_cohort(folder, plan, rows)
     features = features_folder(folder, rows.plan.encoder, rows.job)
-    evidence = (*rows.kinds.a, *rows.kinds.b)
+    evidence = rows.classes.tumours
     out = folder / "with-artefacts"
     where = add_artefacts(folder, features, out, make, evidence=evidence, share=run.artefacts, seed=seed)
-    return _Filled(folder, out, where, evidence)
+    return _Cohort(folder, out, where, evidence)
 
 
-def _spoiled(plan: BankPlan, seed: int) -> ArtefactRows:
+def _rendered_artefacts(plan: BankPlan, seed: int) -> ArtefactRows:
     normal = replace(plan, normal=_ARTEFACTS, split=plan.split + _APART)
     images: list[list[np.ndarray]] = [[] for _ in SPLITS]
     for cls in range(len(TISSUE_CLASSES)):
@@ -132,41 +138,43 @@ def _spoiled(plan: BankPlan, seed: int) -> ArtefactRows:
                 cuts = np.cumsum(_ARTEFACTS)[:-1]
                 for split, part in enumerate(np.split(cell_patches(normal, cls, site, setting), cuts)):
                     images[split] += list(part)
-    return artefact_rows(images, encoder=plan.encoder, seed=seed)
+    return encode_artefacts(images, encoder=plan.encoder, seed=seed)
 
 
-def _runs(run: SlotsSettings, cohort: _Filled) -> Path:
+def _runs(run: SlotsSettings, cohort: _Cohort) -> Path:
     return cohort.folder / ("runs" if run.standardize else "runs-raw")
 
 
-def _train(run: SlotsSettings, cohort: _Filled, seed: int) -> None:
+def _train(run: SlotsSettings, cohort: _Cohort, seed: int) -> None:
     train_all(
         [_contender(run, weight) for weight in run.weights],
-        features=cohort.features,
-        labels=cohort.folder / "labels.csv",
-        out=_runs(run, cohort),
-        standardize=run.standardize,
-        recipe=Recipe(epochs=run.epochs, lr=run.rate, plateau_patience=run.epochs, early_stop=run.epochs),
+        HoldoutSettings(
+            features=cohort.features,
+            labels=cohort.folder / "labels.csv",
+            standardize=run.standardize,
+            recipe=Recipe(epochs=run.epochs, lr=run.rate, plateau_patience=run.epochs, early_stop=run.epochs),
+            draws=run.draws,
+        ),
+        _runs(run, cohort),
         seeds=(seed,),
         workers=run.workers,
-        draws=run.draws,
     )
 
 
-def _usage(run: SlotsSettings, model_folder: Path, cohort: _Filled, slide_ids: Sequence[str]) -> SlotTable:
-    """Who went where on these slides, in their order."""
+def _usage(run: SlotsSettings, model_folder: Path, cohort: _Cohort, slide_ids: Sequence[str]) -> SlotTable:
+    """Slot usage on these slides, in their order."""
     model = load(model_folder)
     truth = pd.read_parquet(cohort.folder / "truth" / "patches.parquet")
     classes = truth.groupby(truth["slide_id"].astype(str), sort=False)["class"]
-    spoiled = cohort.artefacts.groupby("slide_id")["row"].apply(np.asarray).to_dict()
+    artefacts = cohort.artefacts.groupby("slide_id")["row"].apply(np.asarray).to_dict()
     slides = []
     with progress("counting", len(slide_ids)) as bar:
         for slide_id in slide_ids:
             kind = np.where(np.isin(classes.get_group(slide_id).to_numpy(), cohort.evidence), EVIDENCE, OTHER)
-            kind[spoiled.get(slide_id, [])] = ARTEFACT
+            kind[artefacts.get(slide_id, [])] = ARTEFACT
             with torch.no_grad():
-                seen = condense_slide(model, read_bag(cohort.features / f"{slide_id}.h5"))
-            parts = (seen.index.numpy(), seen.weight.numpy(), seen.contribution.numpy())
+                tokens = condense_slide(model, read_bag(cohort.features / f"{slide_id}.h5"))
+            parts = (tokens.index.numpy(), tokens.weight.numpy(), tokens.contribution.numpy())
             slides.append(slide_slots(*parts, kind, run.tokens))
             bar.advance(bar.task_ids[0])
     return joined(slides)
@@ -178,7 +186,7 @@ def _row(
     tables: dict[float, list[pd.DataFrame]],
     usage: dict[float, list[SlotTable]],
 ) -> dict[str, Any]:
-    """The figures of one λ, with intervals over seeds and patients; AUROC also as a difference to the first λ's."""
+    """Metrics of one λ with intervals over seeds and patients; AUROC also as the difference to the first λ."""
     cases = [table["case_id"].astype(str).tolist() for table in tables[weight]]
 
     def over(statistics: Sequence[Statistic]) -> Interval:
@@ -186,10 +194,10 @@ def _row(
 
     row: dict[str, Any] = {"weight": weight}
     row["auroc"] = over([statistic(table, "auroc") for table in tables[weight]]).as_dict()
-    pairs = zip(tables[weight], tables[run.weights[0]], strict=True)  # of one seed, on the same slides
+    pairs = zip(tables[weight], tables[run.weights[0]], strict=True)  # each pair has one seed and the same slides
     row["auroc_difference"] = over([_difference(one, other) for one, other in pairs]).as_dict()
-    for name, figure in USAGE.items():
-        row[name] = over([_of(figure, slots) for slots in usage[weight]]).as_dict()
+    for name, metric in USAGE.items():
+        row[name] = over([partial(metric, slots) for slots in usage[weight]]).as_dict()
     row["seeds_over_claimed"] = sum(USAGE["top1_share"](t, np.arange(len(t.best))) > _CLAIMED for t in usage[weight])
     return row
 
@@ -199,15 +207,11 @@ def _difference(one: pd.DataFrame, other: pd.DataFrame) -> Statistic:
     return lambda rows: first(rows) - second(rows)
 
 
-def _of(figure: Callable[[SlotTable, np.ndarray], float], slots: SlotTable) -> Statistic:
-    return lambda rows: figure(slots, rows)
-
-
 _SAID = {
     "auroc": "AUROC",
-    "auroc_difference": "the same, minus the first column's",
+    "auroc_difference": "the same, minus the first column",
     "top1_share": "best slot: patches of all",
-    "top1_share_of_a_slide": "the same within a slide",
+    "top1_share_of_a_slide": "the same within each slide",
     "top2_membership": "top-2 members of one slot",
     "mass_share": "heaviest slot: mass",
     "dead_slots": "dead slots",
@@ -219,36 +223,32 @@ _SAID = {
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """The study as a page: a table a filling, a column a λ, and what becomes of the claim."""
+    """The study as a page: one table per filling with one column per λ."""
     settings = found["settings"]
-    scale = "brought to one scale" if settings["standardize"] else "as they come"
+    scale = "standardized" if settings["standardize"] else "not standardized"
     parts = []
     for name, rows in found["fillings"].items():
         columns = [f"{name} [95 %]", *(f"λ = {row['weight']:g}" for row in rows)]
-        lines = [[said, *(_shown(row[key]) for row in rows)] for key, said in _SAID.items()]
+        lines = [[said, *(shown(row[key]) for row in rows)] for key, said in _SAID.items()]
         over = [f"{row['seeds_over_claimed']} of {len(settings['seeds'])}" for row in rows]
         lines.append([f"seeds with a slot over {100 * settings['claimed_share']:g} % of patches", *over])
         n = rows[0]["auroc"]
         seeds = len(settings["seeds"])
-        counted = f"{n['n']} test slides of {n['patients']} patients over {seeds} bank splits, one seed each."
+        counted = f"{n['n']} test slides of {n['patients']} patients over {seeds} bank splits with one seed each."
         parts.append(f"{table(columns, lines)}\n{counted}\n")
-    return f"""# Slots: what λ does to them
+    return f"""# Slots: the effect of λ
 
 {about(found["circumstances"])}
 TC-SSA, {settings["tokens"]} slots, attention pooling, features {scale}; needle of
 {100 * settings["fraction"]:g} %, artefacts {100 * settings["artefacts"]:g} %, about {settings["patches"]} patches
-a slide, {" / ".join(map(str, settings["slides"]))} slides train / val / test. {settings["epochs"]} epochs at
-{settings["rate"]:g}, the best on validation slides kept. Each seed has its own bank, cohort and initialisation;
-intervals resample seeds and, within them, patients.
+per slide, {" / ".join(map(str, settings["slides"]))} slides train / val / test. {settings["epochs"]} epochs at a
+learning rate of {settings["rate"]:g}; the best epoch on validation slides is kept. Each seed has its own bank, cohort
+and initialisation; intervals resample seeds and, within each seed, patients.
 
 {"".join(parts)}
-Shares are of the patches of all test slides together. Purity of evidence: for a tumour patch, the share of tumour in
-its slot ({settings["fraction"]:g} if mixed evenly). Artefact slots: slots with at least 1 % of the patches, most of
-them artefacts. Read from: the share of the pooled vector that came through such patches
-(artefacts {settings["artefacts"]:g} if read evenly).
+Shares are over the patches of all test slides. Purity of evidence: for a tumour patch, the share of tumour in its slot
+({settings["fraction"]:g} if mixed evenly). Artefact slots: slots with at least 1 % of the patches, most of them
+artefacts. Read from: the share of the pooled vector that came through such patches (artefacts
+{settings["artefacts"]:g} if read evenly).
 
 {"".join(f"- labels of {name}: sha256 {digest}" + chr(10) for name, digest in found["labels_sha256"].items())}"""
-
-
-def _shown(value: dict[str, Any]) -> str:
-    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"

@@ -1,4 +1,4 @@
-"""Patches a second of the embedded patch encoder, and how well a linear probe reads it."""
+"""Speed of the embedded patch encoder in patches per second, and the accuracy of a linear probe on it."""
 
 from __future__ import annotations
 
@@ -10,29 +10,22 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from abbe.bench.probe import (
-    FOLDS,
-    INNER_FOLDS,
-    PENALTIES,
-    TASKS,
-    LabelledPatches,
-    colour_histogram,
-    probe,
-    read_patches,
-)
+from abbe.bench.labelled_patches import LabelledPatches, read_patches
+from abbe.bench.probe import FOLDS, INNER_FOLDS, PENALTIES, TASKS, colour_histogram, probe
 from abbe.bench.record import about, circumstances, table
 from abbe.bench.settings import TextureSettings
 from abbe.console import progress
 from abbe.errors import ConfigError
+from abbe.metrics.bootstrap import shown
 from abbe.phantom.render.tissue import TISSUE_CLASSES, render, site_stain
 from abbe.slides.patch_encoders import create_patch_encoder
 
 
 def bench_texture(run: TextureSettings) -> dict[str, Any]:
-    """Patches a second, and with patches the probe. InputError before any work for options that cannot be."""
+    """Patches per second, and the probe if patches are given. Raises InputError for invalid options before any work."""
     for option, value in (("--repeats", run.repeats), ("--rounds", run.rounds), ("--per-class", run.per_class)):
         if value < 1:
-            raise ConfigError(f"{option} is {value}; at least 1 is needed")
+            raise ConfigError(f"{option} must be at least 1, got {value}")
     data = None if run.patches is None else read_patches(run.patches)
     found = {
         "circumstances": circumstances("bench texture", TextureSettings, run),
@@ -43,7 +36,7 @@ def bench_texture(run: TextureSettings) -> dict[str, Any]:
 
 
 def _speed(run: TextureSettings) -> dict[str, Any]:
-    """Patches a second by wall time and by CPU time, median and minimum over rounds."""
+    """Patches per second by wall time and by CPU time, median and minimum over rounds."""
     stain = site_stain(0, 0, 0)
     patches = np.stack(
         [
@@ -72,7 +65,7 @@ def _speed(run: TextureSettings) -> dict[str, Any]:
 
 
 def _probe(run: TextureSettings, data: LabelledPatches) -> dict[str, Any]:
-    """The probe's figures, and all that is needed to make them again."""
+    """The probe's result, and all that is needed to reproduce it."""
     encode = create_patch_encoder("texture")
     batches = [data.patches[start : start + 64] for start in range(0, len(data.patches), 64)]
     with threadpool_limits(1):
@@ -104,7 +97,7 @@ def markdown(found: dict[str, Any]) -> str:
         for clock, key in (("wall", "per_second_wall"), ("CPU time", "per_second_cpu"))
     ]
     judged = "" if "probe" not in found else _probe_markdown(found["probe"])
-    return f"""# `texture` {found["version"]}: patches a second on one core
+    return f"""# `texture` {found["version"]}: patches per second on one core
 
 {about(found["circumstances"])}
 {found["patches"]} rendered patches of {found["side"]} × {found["side"]} pixels, all twelve classes, one thread,
@@ -118,11 +111,11 @@ def _probe_markdown(found: dict[str, Any]) -> str:
     for name, task in found["tasks"].items():
         counts = f"{task['texture']['n']} / {task['texture']['groups']}"
         cells = [task[key] for key in ("texture", "histogram", "difference")]
-        rows.append([name, counts, *(f"{cell['value']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]" for cell in cells)])
+        rows.append([name, counts, *map(shown, cells)])
     columns = ["task", "patches / groups", "`texture`", "colour histogram", "difference"]
     seeds = found["seeds"]
     broken = found["left_out"]
-    left_out = f"Left out, since they cannot be read: {len(broken)} ({', '.join(broken)}).\n\n" if broken else ""
+    left_out = f"Left out because they cannot be read: {len(broken)} ({', '.join(broken)}).\n\n" if broken else ""
     hashes = "\n".join(f"- `{name}` {digest}" for name, digest in found["sha256"].items())
     return f"""
 ## Linear probe on {found["patches"]} patches of {found["side"]} pixels
@@ -130,8 +123,8 @@ def _probe_markdown(found: dict[str, Any]) -> str:
 Balanced accuracy with 95 % intervals. Features standardised, ridge classification, penalty from
 {", ".join(f"{penalty:g}" for penalty in found["penalties"])} by {found["inner_folds"]} folds within the training
 folds; {found["folds"]} stratified folds that keep the patches of a group together, seeds {seeds[0]} to {seeds[-1]}.
-Both features have the same folds; the histogram is of 8 × 8 × 8 colours, square roots of shares. Intervals:
-bootstrap over groups of how often each patch was right over the seeds, paired for the difference.
+Both features have the same folds; the histogram has 8 × 8 × 8 colours, as square roots of their shares. Intervals
+resample groups, given the share of seeds in which each patch was classified correctly; the difference is paired.
 
 {table(columns, rows)}
 {left_out}{hashes}

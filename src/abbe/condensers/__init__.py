@@ -1,4 +1,4 @@
-"""One file a method. The file's name is the method's name; `base.py` holds the contract.
+"""One file per method. The file's name is the method's name; `base.py` holds the contract.
 
 condenser = create_condenser("tcssa", dim=768, tokens=32)
 condensed = condenser(batch)
@@ -23,14 +23,14 @@ def list_condensers() -> list[str]:
 
 
 def condenser_class(name: str) -> type[Condenser]:
-    """The class registered as `name`. ConfigError suggests the nearest name where there is none."""
+    """The class registered as `name`. Raises ConfigError for an unknown name, with the nearest known one."""
     from abbe.condensers.base import Condenser
 
     return registry.load(__name__, name, Condenser)
 
 
 def create_condenser(name: str, *, dim: int, **options: Any) -> Condenser:
-    """A condenser by name. `dim` is the width of the features; options are the class's own keyword arguments.
+    """A condenser by name. dim: width of the features.   options: the class's own keyword arguments.
 
     Raises ConfigError for an unknown name or option, with the nearest known one, and for a value of another type.
     """
@@ -41,16 +41,17 @@ def create_condenser(name: str, *, dim: int, **options: Any) -> Condenser:
 
 
 def markdown_table() -> str:
-    """Every registered condenser and what it declares, as the table of docs/methods/baselines.md."""
-    columns = ("method", "keeps", "learns", "streams", "needs positions", "budget", "in a word")
+    """Every registered condenser with its traits and sources, for docs/methods/baselines.md."""
+    columns = ("method", "keeps", "learns", "streams", "needs positions", "budget", "description", "source")
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for name in list_condensers():
         cls = condenser_class(name)
-        budget = "weights" if cls.fixed_budget else "any, at call time"
+        kind = "means" if cls.merges else "patches, changed" if cls.changes_features else "patches"
         flags = ["yes" if flag else "" for flag in (cls.trainable, cls.streams, cls.needs_positions)]
-        words = (inspect.getdoc(cls) or "").partition("\n")[0]
+        budget = "fixed by weights" if cls.fixed_budget else "ignored" if cls.keeps_everything else "any, per call"
+        description = (inspect.getdoc(cls) or "").partition("\n")[0]
         for check, reason in cls.expected_failures.items():
-            words += f" Declared exception, `{check}`: {reason}."
-        kind = "means" if cls.merges else "patches, encoded" if cls.changes_features else "patches"
-        lines.append("| " + " | ".join([f"`{name}`", kind, *flags, budget, words]) + " |")
+            description += f" Declared exception, `{check}`: {reason}."
+        cells = (f"`{name}`", kind, *flags, budget, description, "; ".join(cls.references))
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""The K patches that an attention-based MIL model looks at most: ABMIL's scorer as a selection."""
+"""The K patches with the highest attention of an attention-based MIL model (ABMIL)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Attention(Condenser):
     """Gated attention gives each patch a score; the K best are kept, in slide order.
 
     A kept token is scaled by K · softmax of the scores over the kept, so that the task's gradient reaches the scorer.
-    What decides about the dropped is ABMIL's own: the attention-pooled slide, over all patches, is returned as
-    `predictions["attention"]` [B, D], and the model that owns the condenser supervises it by a head of its own.
+    That gradient says nothing about the dropped patches. So the attention-pooled mean of all patches is returned as
+    `predictions["attention"]` [B, D], and the model supervises it with a head of its own.
     hidden: width of the scorer.
     """
 
@@ -27,7 +27,7 @@ class Attention(Condenser):
     small = {"tokens": 4, "hidden": 8}
     grid = {"tokens": [8, 16, 32, 64, 128]}
     selects = True
-    changes_features = True  # scaled by a score, where it is kept
+    changes_features = True  # kept tokens are scaled by their score
     trainable = True
 
     def __init__(self, *, dim: int, tokens: int | float = 32, hidden: int = 128) -> None:
@@ -66,7 +66,7 @@ class Attention(Condenser):
 
 
 def _rename_scorer(_module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """Load weights saved before the scorer became a module of its own."""
+    """Load weights saved when the scorer's layers belonged to the condenser itself."""
     for layer in ("both", "logit"):
         for kind in ("weight", "bias"):
             if (value := state.pop(f"{prefix}{layer}.{kind}", None)) is not None:

@@ -1,14 +1,14 @@
-"""The contract every condenser keeps. `tests/contract` checks it for every file of this folder.
+"""The contract of a condenser. `tests/contract` checks it for every method in this folder.
 
 A new method is one file: a subclass of Condenser with a keyword-only constructor (its signature is the schema), the
-class attributes below, and `condense`. It then appears in the command line, the tests, the benchmarks and the docs.
+class attributes below, and `condense`. See docs/methods/adding.md.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -21,39 +21,45 @@ from abbe.types import Assignment, Condensed, TokenBatch, offsets_of
 Budget = int | float | Sequence[int | float] | Tensor
 
 
-class Condenser(nn.Module):
-    """TokenBatch → Condensed, with at most `tokens` tokens a slide.
+class SlideStream(Protocol):
+    """One slide taken in chunks. `abbe.condensers.streaming` has base classes for it."""
 
-    dim: width D of the features; `width` is that of the tokens, the same unless a subclass says otherwise.
+    def update(self, features: Tensor, positions: Tensor | None = None) -> Assignment:
+        """Add the next patches, [n, D] and [n, 2], in slide order. Returns the assignment of these n patches."""
+
+    def finish(self) -> Condensed:
+        """The slide's tokens. The assignment has no rows."""
+
+
+class Condenser(nn.Module):
+    """TokenBatch → Condensed, with at most `tokens` tokens per slide.
+
+    dim: width D of the features.
     tokens: the budget: an int is a count, a float in (0, 1] a keep rate of the slide's patches.
     """
 
-    references: ClassVar[tuple[str, ...]] = ()
-    small: ClassVar[dict[str, Any]] = {}  # tiny keyword arguments, for tests
-    grid: ClassVar[dict[str, list[Any]]] = {}  # what a benchmark sweeps
+    references: ClassVar[tuple[str, ...]] = ()  # publications, cited in the docs and on model cards
+    small: ClassVar[dict[str, Any]] = {}  # tiny options, for tests
+    grid: ClassVar[dict[str, list[Any]]] = {}  # {option: values} that a benchmark sweeps
     merges: ClassVar[bool] = False  # a token stands for many patches
-    selects: ClassVar[bool] = False  # a token is one patch, kept in slide order
-    cuts_mass: ClassVar[bool] = False  # Σ mass may fall short of the patches that were not dropped
-    trainable: ClassVar[bool] = False
-    streams: ClassVar[bool] = False  # `stream` takes a slide a chunk at a time, in memory that does not grow with it
-    order_dependent: ClassVar[bool] = (
-        False  # which patches are kept depends on the order of the rows, not on the patches
-    )
-    changes_features: ClassVar[bool] = (
-        False  # a kept token is not its patch's row as it was: normalised, or mixed with others
-    )
-    fixed_budget: ClassVar[bool] = False  # the number of tokens is a matter of weights; no call can ask for another
-    needs_positions: ClassVar[bool] = False
+    selects: ClassVar[bool] = False  # a token is one patch; tokens are in slide order
+    keeps_everything: ClassVar[bool] = False  # every patch is a token, whatever the budget
+    changes_features: ClassVar[bool] = False  # a kept token differs from its patch's row: normalised, scaled or encoded
+    cuts_mass: ClassVar[bool] = False  # Σ mass may be less than the number of patches that were not dropped
+    trainable: ClassVar[bool] = False  # has parameters, and each gets a gradient on every step
+    streams: ClassVar[bool] = False  # `stream` works, in memory that does not grow with the slide
+    order_dependent: ClassVar[bool] = False  # which patches are kept depends on the order of the rows
+    fixed_budget: ClassVar[bool] = False  # the token count is fixed by trained weights and cannot change per call
+    needs_positions: ClassVar[bool] = False  # a slide without coordinates is refused
     summarises: ClassVar[bool] = False  # `Condensed.summary` is given
     expected_failures: ClassVar[dict[str, str]] = {}  # {contract check: reason}, at most one
 
     config: dict[str, Any]
 
     def __new__(cls, *args: Any, **options: Any) -> Condenser:
-        # The constructor's arguments are the condenser's configuration: recorded here once, so that no subclass has to
-        # keep a second list of them for saving and loading.
+        # Record the constructor's arguments once, here, so that no subclass has to list them again for saving.
         condenser = super().__new__(cls)
-        if not args and not options:  # a copy is being made: its configuration comes with its state
+        if not args and not options:  # called by copy or pickle, which restore `config` with the state
             return condenser
         bound = inspect.signature(cls.__init__).bind(condenser, *args, **options)
         bound.apply_defaults()
@@ -69,7 +75,7 @@ class Condenser(nn.Module):
 
     @property
     def name(self) -> str:
-        """The registered name: the file's."""
+        """The registered name, which is the file's name."""
         return type(self).__module__.rpartition(".")[2]
 
     @property
@@ -79,62 +85,61 @@ class Condenser(nn.Module):
 
     @property
     def prediction_names(self) -> tuple[str, ...]:
-        """Keys of `Condensed.predictions`: auxiliary outputs [B, width] that a model gives a head each."""
+        """Keys of `Condensed.predictions`: auxiliary outputs [B, width], each supervised by a head of the model."""
         return ()
 
     def forward(self, batch: TokenBatch, *, tokens: Budget | None = None, soft: bool | None = None) -> Condensed:
         """Condense every slide of the batch.
 
-        tokens: another budget for this call, one for all or one a slide, where the method allows it.
-        soft: the training path; `self.training` unless set. K ≤ budget holds for soft=False.
+        tokens: a budget for this call, one for all slides or one per slide; `self.tokens` if None.
+        soft: take the training path; `self.training` if None. The budget is an upper bound for soft=False.
 
-        Raises BagError for a wrong width, NaN or an empty slide, MissingCoordinates, InputError for the budget.
+        Raises BagError for a wrong width, a value that is not finite or an empty slide, MissingCoordinates, and
+        InputError for a budget that the method cannot use.
         """
-        self._check(batch)
+        self.check(batch)
         soft = self.training if soft is None else soft
         return self._on_valid(batch, lambda valid: self.condense(valid, self.budgets(valid.lengths, tokens), soft=soft))
 
     def set_progress(self, fraction: float) -> None:
-        """Told before every training step: the share of all planned steps that is done, in [0, 1).
+        """Called before every training step with the share of planned steps that is done, in [0, 1).
 
-        For a method whose temperature or budget changes as training goes on; it keeps them in buffers, so that
-        checkpoints do. Most have nothing to change.
+        Override it where a temperature or budget changes over training; keep that state in buffers, so that
+        checkpoints hold it.
         """
 
     @property
     def has_schedule(self) -> bool:
-        """Whether `set_progress` changes the method over training; it is then trained to the end of its schedule."""
+        """Whether `set_progress` is overridden; such a method is trained to the end of its schedule."""
         return type(self).set_progress is not Condenser.set_progress
 
     @property
     def settled(self) -> bool:
-        """Whether the schedule has come so far that the weights may be kept as the best."""
+        """Whether the schedule is far enough advanced for weights to count as the best."""
         return True
 
     def condense(self, batch: TokenBatch, budgets: list[int], *, soft: bool) -> Condensed:
-        """What a method implements. `budgets` has one count ≥ 1 a slide; the batch has been checked."""
+        """What a method implements. `budgets` has one count ≥ 1 per slide; the batch has been checked."""
         raise NotImplementedError(f"{type(self).__name__} must implement condense")
 
-    def stream(self, slide_id: str) -> Stream:
-        """A slide taken a chunk at a time: the tokens of a call in eval. InputError where the method cannot."""
-        raise InputError(
-            f"{self.name} does not stream: it must see a slide whole; pack its patches into one TokenBatch and call it"
-        )
+    def stream(self, slide_id: str) -> SlideStream:
+        """Take one slide in chunks; gives the tokens of a call in eval mode. InputError if the method cannot."""
+        raise InputError(f"{self.name} does not stream: it needs all patches of a slide in one TokenBatch")
 
     def count(self, lengths: Sequence[int] | Tensor, *, tokens: Budget | None = None, soft: bool = False) -> list[int]:
-        """Numbers of tokens a call will return for slides of these lengths, without running it."""
+        """The number of tokens a call returns for each of these slide lengths, without running it."""
         lengths = torch.as_tensor(lengths, dtype=torch.int64)
         return [min(k, n) for k, n in zip(self.budgets(lengths, tokens), lengths.tolist(), strict=True)]
 
     def budgets(self, lengths: Tensor, tokens: Budget | None) -> list[int]:
-        """One count a slide from a count, a keep rate, or a list of them. Counts may exceed a slide's length."""
+        """One count per slide. A count may exceed the slide's length."""
         return [
             budget if isinstance(budget, int) else max(1, int(budget * n + 1e-9))
-            for budget, n in zip(self.asked(lengths, tokens), lengths.tolist(), strict=True)
+            for budget, n in zip(self.requested(lengths, tokens), lengths.tolist(), strict=True)
         ]
 
-    def asked(self, lengths: Tensor, tokens: Budget | None) -> list[int | float]:
-        """What was asked of each slide, a count or a keep rate, checked."""
+    def requested(self, lengths: Tensor, tokens: Budget | None) -> list[int | float]:
+        """The budget of each slide as given, a count or a keep rate, checked."""
         wanted = self.tokens if tokens is None else tokens
         each: Any = wanted
         if isinstance(wanted, Tensor):
@@ -142,35 +147,36 @@ class Condenser(nn.Module):
         listed = isinstance(each, Sequence | np.ndarray) and not isinstance(each, str) and np.ndim(each) > 0
         given = list(each) if listed else [each] * len(lengths)
         if len(given) != len(lengths):
-            raise InputError(f"{self.name}: {len(given)} budgets for {len(lengths)} slides; give one, or one a slide")
+            raise InputError(f"{self.name}: {len(given)} budgets for {len(lengths)} slides; give one, or one per slide")
         return [_budget(self.name, budget) for budget in given]
 
     def _on_valid(self, batch: TokenBatch, run: Callable[[TokenBatch], Condensed]) -> Condensed:
-        """`run(batch)`; a method that selects is not shown masked tokens."""
-        return on_valid(batch, run) if self.selects else run(batch)
+        """`run(batch)`, for a method that selects without the masked tokens."""
+        return on_valid(batch, run) if self.selects and not self.keeps_everything else run(batch)
 
-    def _check(self, batch: TokenBatch) -> None:
+    def check(self, batch: TokenBatch) -> None:
+        """Raise if the batch cannot be condensed; see `forward`."""
         if batch.width != self.dim:
-            raise BagError(f"{self.name}: features are {batch.width} wide, the condenser was made for dim={self.dim}")
+            raise BagError(f"{self.name}: features are {batch.width} wide, but the condenser has dim={self.dim}")
         for slide_id, n in zip(batch.slide_ids, batch.lengths.tolist(), strict=True):
             if n == 0:
-                raise BagError(f"{self.name}: slide {slide_id!r} has no patches; leave empty slides out of the batch")
+                raise BagError(f"{self.name}: slide {slide_id!r} has no patches; leave empty slides out")
         if self.needs_positions and batch.positions is None:
             slides = ", ".join(map(repr, batch.slide_ids[:3])) + (", …" if len(batch) > 3 else "")
-            which = "slide" if len(batch) == 1 else "one of the slides"
+            which = "slide" if len(batch) == 1 else "at least one of the slides"
             raise MissingCoordinates(
-                f"{self.name} needs positions, and {which} {slides} has no coordinates; use a method that needs none, "
-                "or features with coordinates"
+                f"{self.name} needs positions, and {which} {slides} has no coordinates; use features with coordinates "
+                "or another method"
             )
         weight = next(self.parameters(), None)
         if weight is not None and weight.device != batch.features.device:
             raise InputError(
-                f"{self.name} is on {weight.device}, the batch on {batch.features.device}; move one of them"
+                f"{self.name} is on {weight.device}, but the batch is on {batch.features.device}; move one of them"
             )
-        if batch.features.device.type != "cpu":  # on a device this would force a wait at every call
+        if batch.features.device.type != "cpu":  # reading values would wait for the device on every call
             return
         for what, values in (("features", batch.features), ("positions", batch.positions)):
-            # One reduction instead of a mask over all values: the sum is NaN or infinite if any value is.
+            # One reduction instead of a mask over all values: the sum is not finite if any value is not.
             if values is None or bool(torch.isfinite(values.detach().sum(dtype=torch.float32))):
                 continue
             finite = torch.isfinite(values).all(1)
@@ -181,7 +187,7 @@ class Condenser(nn.Module):
 
 
 def select(batch: TokenBatch, kept: Sequence[Tensor]) -> Condensed:
-    """The tokens `kept` of each slide (sorted rows within the slide), as a Condensed. For methods that select."""
+    """The result of a method that selects. kept: for each slide the rows it keeps, within the slide, sorted."""
     starts = batch.offsets[:-1].tolist()
     device = batch.features.device
     rows = torch.cat([keep.to(device) + start for keep, start in zip(kept, starts, strict=True)])
@@ -194,13 +200,14 @@ def select(batch: TokenBatch, kept: Sequence[Tensor]) -> Condensed:
 
 
 def merge_groups(batch: TokenBatch, groups: Tensor, counts: Sequence[int], *, placed: bool = False) -> Condensed:
-    """Means of a slide's tokens over groups, as a Condensed. For methods that merge by a hard assignment.
+    """The result of a method that merges: the mean of each group of a slide's tokens.
 
-    groups: [T] int64, the group of each token within its slide, below counts[b]; −1 for one that went nowhere.
-    placed: a token's position is the mean of its group's, where there are positions; otherwise it has none.
+    groups: [T] int64, the group of each token within its slide, below counts[b]; −1 drops the token.
+    counts: groups of each slide.
+    placed: give a token the mean position of its group; without it, tokens have no positions.
 
-    Means are weighted by mass · weight and taken in float32; a masked token is left out whatever group it was given;
-    a group without tokens is a masked, zero token.
+    Means are weighted by mass · weight and taken in float32. Masked tokens are left out, whatever their group. A group
+    without tokens becomes a masked token of zeros.
     """
     b, device = len(batch), batch.features.device
     offsets = offsets_of(list(counts))
@@ -236,128 +243,9 @@ def merge_groups(batch: TokenBatch, groups: Tensor, counts: Sequence[int], *, pl
     return Condensed(tokens, assignment, dropped=lost)
 
 
-class Stream:
-    """One slide, a chunk at a time, without gradients. A method implements `take` and `close`.
-
-    update(features [n, D], positions [n, 2] | None) → Assignment of the chunk's n patches.
-    finish() → Condensed whose assignment has no rows, since keeping them would grow with the slide.
-    """
-
-    def __init__(self, condenser: Condenser, slide_id: str) -> None:
-        self.condenser, self.slide_id = condenser, slide_id
-        self.seen = 0
-        self._placed: bool | None = None
-        self._dtype: torch.dtype | None = None
-
-    @torch.no_grad()
-    def update(self, features: Tensor, positions: Tensor | None = None) -> Assignment:
-        """Take the next patches, in slide order. Raises as a call does, and BagError if positions come and go."""
-        n, device = len(features), features.device
-        if self._placed not in (None, positions is not None):
-            raise BagError(
-                f"{self.condenser.name}: slide {self.slide_id!r}: positions must come with every chunk or none"
-            )
-        self._placed = positions is not None
-        if self._dtype not in (None, features.dtype):
-            raise BagError(
-                f"{self.condenser.name}: slide {self.slide_id!r}: features came in {self._dtype}, now in "
-                f"{features.dtype}; a slide has one type"
-            )
-        self._dtype = features.dtype
-        if n == 0:
-            raise BagError(
-                f"{self.condenser.name}: slide {self.slide_id!r}: a chunk without patches; leave empty ones out"
-            )
-        chunk = TokenBatch(
-            features=features,
-            positions=positions,
-            mass=torch.ones(n, device=device),
-            mask=torch.ones(n, dtype=torch.bool, device=device),
-            weight=torch.ones(n, device=device),
-            origin=torch.arange(self.seen, self.seen + n, device=device),
-            offsets=torch.tensor([0, n]),
-            lengths0=torch.tensor([n]),
-            slide_ids=(self.slide_id,),
-        )
-        self.condenser._check(chunk)
-        self.seen += n
-        return self.take(chunk)
-
-    @torch.no_grad()
-    def finish(self) -> Condensed:
-        """The slide's tokens. Raises BagError where no patch came."""
-        if self.seen == 0:
-            raise BagError(f"{self.condenser.name}: slide {self.slide_id!r} has no patches; nothing was streamed")
-        return self.close()
-
-    def take(self, chunk: TokenBatch) -> Assignment:
-        """Add a chunk that has been checked."""
-        raise NotImplementedError(f"{type(self).__name__} must implement take")
-
-    def close(self) -> Condensed:
-        """The tokens of all that was taken."""
-        raise NotImplementedError(f"{type(self).__name__} must implement close")
-
-
-class SelectStream(Stream):
-    """The K best patches so far. `score` gives [n], the larger the better; the first of equals is kept.
-
-    A chunk's assignment names the place of its patches among those held now, −1 for those already lost; which are kept
-    in the end is `finish().tokens.origin`.
-    """
-
-    def __init__(self, condenser: Condenser, slide_id: str, score: Callable[[TokenBatch], Tensor]) -> None:
-        super().__init__(condenser, slide_id)
-        if not isinstance(condenser.tokens, int):
-            raise InputError(
-                f"{condenser.name}: a stream does not know how many patches will come, so it needs a count, not the "
-                f"keep rate {condenser.tokens}"
-            )
-        self.budget, self.score = condenser.tokens, score
-        self.held: list[Tensor | None] = []  # scores, rows, features, positions
-
-    def take(self, chunk: TokenBatch) -> Assignment:
-        new = [self.score(chunk), chunk.origin, chunk.features, chunk.positions]
-        if self.held:
-            new = [None if b is None or a is None else torch.cat([a, b]) for a, b in zip(self.held, new, strict=True)]
-        scores, rows = new[0], new[1]
-        assert scores is not None
-        assert rows is not None
-        best = scores.argsort(descending=True, stable=True)[: self.budget].sort().values
-        self.held = [None if value is None else value[best] for value in new]
-        index = torch.full((len(rows), 1), -1, dtype=torch.int32, device=rows.device)
-        index[best, 0] = torch.arange(len(best), dtype=torch.int32, device=rows.device)
-        index = index[len(rows) - len(chunk.features) :]
-        return Assignment(index, (index >= 0).to(chunk.features.dtype), chunk.offsets)
-
-    def close(self) -> Condensed:
-        _, rows, features, positions = self.held
-        assert rows is not None
-        assert features is not None
-        n, ones = len(rows), torch.ones(len(rows), device=features.device)
-        tokens = TokenBatch(
-            features=features,
-            positions=positions,
-            mass=ones,
-            mask=ones > 0,
-            weight=ones,
-            origin=rows,
-            offsets=torch.tensor([0, n]),
-            lengths0=torch.tensor([self.seen]),
-            slide_ids=(self.slide_id,),
-        )
-        return Condensed(tokens, no_assignment(1, features), dropped=torch.tensor([self.seen - n]))
-
-
-def no_assignment(routes: int, like: Tensor) -> Assignment:
-    """The assignment of a finished stream: one slide, no rows, on the device and in the type of `like`."""
-    index = torch.empty(0, routes, dtype=torch.int32, device=like.device)
-    return Assignment(index, like.new_empty(0, routes), torch.zeros(2, dtype=torch.int64))
-
-
 def _budget(name: str, given: object) -> int | float:
     """A count or a keep rate as Python's number, checked."""
-    # A float32 keep rate means the decimal it was written as: 0.7, not 0.699999988, of which 10 patches leave 6.
+    # Read a float32 keep rate as the decimal it was written as: 0.699999988 would keep 6 of 10 patches, 0.7 keeps 7.
     budget = float(str(given)) if isinstance(given, np.float32 | np.float16) else given
     budget = budget.item() if isinstance(budget, np.generic) else budget
     if isinstance(budget, bool) or not isinstance(budget, int | float):
@@ -365,5 +253,5 @@ def _budget(name: str, given: object) -> int | float:
     if isinstance(budget, int) and budget < 1:
         raise ConfigError(f"{name}: tokens must be at least 1, got {budget}")
     if isinstance(budget, float) and not 0 < budget <= 1:
-        raise ConfigError(f"{name}: a keep rate must lie in (0, 1], got {budget}; a count is an int")
+        raise ConfigError(f"{name}: a keep rate must be in (0, 1], got {budget}; a count must be an int")
     return budget

@@ -1,4 +1,4 @@
-"""K patches as unlike each other as can be: coverage of what a slide shows, however rare."""
+"""K patches that differ as much as possible: they cover what a slide shows, however rare."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from abbe.types import Condensed, TokenBatch
 
 
 class FarthestPoints(Condenser):
-    """Farthest-point sampling by cosine in feature space, from the patch nearest the mean."""
+    """Farthest-point sampling by cosine in feature space, starting at the patch nearest the mean."""
 
     references = ("Clustering to minimize the maximum intercluster distance (Gonzalez 1985)",)
     small = {"tokens": 4}

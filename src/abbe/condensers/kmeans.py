@@ -1,4 +1,4 @@
-"""K means of like patches: clusters found on each slide anew, nothing learned."""
+"""K means of similar patches: each slide is clustered on its own, nothing is learned."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from abbe.types import Condensed, TokenBatch
 
 
 class KMeans(Condenser):
-    """k-means a slide: seeds and Lloyd's steps on at most `sample` patches, then every patch to its nearest centre.
+    """k-means on each slide: centres from at most `sample` patches, then every patch joins its nearest centre.
 
-    steps: at most so many of Lloyd's.   sample: patches the centres are found on, drawn by lot (K if that is more).
-    seed: of all draws.
-    A token is the mean of its patches; it is masked where no patch is nearest to its centre.
+    steps: maximum number of Lloyd's steps.   sample: random patches that the centres are computed from (at least K).
+    seed: of all random draws.
+    A token is the mean of its patches. It is masked if no patch is nearest to its centre.
     """
 
     references = ("Least squares quantization in PCM (Lloyd 1982)", "k-means++ (Arthur & Vassilvitskii 2007)")
@@ -43,7 +43,7 @@ class KMeans(Condenser):
         group = torch.full((len(slide.features),), -1, dtype=torch.int64, device=slide.features.device)
         if len(valid) == 0:
             return group
-        # By lot and then in the order of the bag, so that the centres do not depend on the order of the rows given.
+        # Drawn at random, then sorted by row of the bag, so that centres do not depend on the order of the rows.
         origin = slide.origin[valid].cpu()
         drawn = hash_rows(self.seed, slide_id, origin).argsort(descending=True, stable=True)[: max(self.sample, k)]
         drawn = drawn[origin[drawn].argsort()].to(valid.device)

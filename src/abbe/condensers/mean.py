@@ -1,18 +1,20 @@
-"""One token: the mean of all patches. What is lost when nothing is learned and nothing is kept apart."""
+"""One token: the mean of all patches."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from abbe.condensers.base import Budget, Condenser, Stream, merge_groups, no_assignment
+from abbe.condensers.base import Budget, Condenser, merge_groups
+from abbe.condensers.streaming import Stream, no_assignment, one_slide
 from abbe.types import Assignment, Condensed, TokenBatch
 
 
 class Mean(Condenser):
-    """Mass-weighted mean over a slide's tokens. `tokens` may be any budget ≥ 1; one token is used."""
+    """The mean of a slide's patches, weighted by mass. Any budget is accepted; one token is used."""
 
     merges = True
     streams = True
@@ -27,7 +29,7 @@ class Mean(Condenser):
         one_group = torch.zeros(len(batch.features), dtype=torch.int64, device=batch.features.device)
         return merge_groups(batch, one_group, [1] * len(batch))
 
-    def stream(self, slide_id: str) -> Stream:
+    def stream(self, slide_id: str) -> _MeanStream:
         return _MeanStream(self, slide_id)
 
 
@@ -36,22 +38,13 @@ class _MeanStream(Stream):
 
     def take(self, chunk: TokenBatch) -> Assignment:
         total = chunk.features.sum(0, keepdim=True, dtype=torch.float64)
-        self.total, self.dtype = total if self.total is None else self.total + total, chunk.features.dtype
+        self.total = total if self.total is None else self.total + total
         ones = chunk.features.new_ones(len(chunk.features), 1)
         return Assignment((ones < 0).to(torch.int32), ones, chunk.offsets)
 
     def close(self) -> Condensed:
         assert self.total is not None
-        one = torch.ones(1, device=self.total.device)
-        tokens = TokenBatch(
-            features=(self.total / self.seen).to(self.dtype),
-            positions=None,
-            mass=one * self.seen,
-            mask=one > 0,
-            weight=one,
-            origin=torch.zeros(1, dtype=torch.int64, device=one.device),
-            offsets=torch.tensor([0, 1]),
-            lengths0=torch.tensor([self.seen]),
-            slide_ids=(self.slide_id,),
-        )
-        return Condensed(tokens, no_assignment(1, tokens.features), dropped=torch.tensor([0]))
+        mean, origin = (self.total / self.seen).to(self.dtype), self.total.new_zeros(1, dtype=torch.int64)
+        tokens = one_slide(mean, None, origin, slide_id=self.slide_id, patches=self.seen)
+        tokens = replace(tokens, mass=tokens.mass * self.seen)
+        return Condensed(tokens, no_assignment(1, mean), dropped=torch.tensor([0]))

@@ -1,4 +1,4 @@
-"""Like neighbours become one, round after round, until K are left: token merging that scales to a slide."""
+"""Similar neighbours are merged, round after round, until K tokens are left."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from abbe.types import Condensed, TokenBatch
 
 
 class Merge(Condenser):
-    """Bipartite matching by cosine in windows along a Hilbert curve of the positions; size-weighted means.
+    """Bipartite matching by cosine in windows along a Hilbert curve of the positions; means weighted by size.
 
-    window: tokens among which a partner is looked for. Without positions, neighbours are those of the bag's order.
+    window: number of tokens among which a token's partner is searched.
+    Without positions, windows follow the order of the bag.
     """
 
     references = ("Token Merging: Your ViT But Faster (2023)",)
@@ -35,7 +36,7 @@ class Merge(Condenser):
 
     def _merge(self, slide: TokenBatch, k: int) -> Tensor:
         """int64 [N]: the token each patch of one slide ends in; −1 for a masked one."""
-        # Sorted by row of the bag first: rows that share a place on the curve then come in one order, however given.
+        # Sort by row of the bag first, so that ties on the curve do not depend on the order of the rows.
         order = slide.origin.argsort()
         if slide.positions is not None:
             order = order[hilbert_index(slide.positions[order]).argsort(stable=True)]

@@ -1,8 +1,8 @@
-"""All patches, untouched: the upper bound every condenser is compared with."""
+"""All patches, unchanged: what budgets are compared with."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -12,21 +12,19 @@ from abbe.types import Condensed, TokenBatch
 
 
 class Unchanged(Condenser):
-    """Every patch is a token. The budget is all there is: `tokens` may be left out or 1.0."""
+    """Every patch is a token. `tokens` is accepted and ignored."""
 
     selects = True
+    keeps_everything = True
 
     def __init__(self, *, dim: int, tokens: int | float = 1.0) -> None:
         super().__init__(dim=dim, tokens=tokens)
-        self.tokens = 1.0  # whatever was asked, so that no record takes it for a smaller budget
+        self.tokens = 1.0  # so that no record shows a smaller budget
 
     def budgets(self, lengths: Tensor, tokens: Budget | None) -> list[int]:
-        """All patches of each slide, whatever is asked: it is the reference a budget is compared with."""
+        """All patches of each slide, whatever the budget, which is still checked."""
         super().budgets(lengths, tokens)
         return [int(n) for n in lengths]
-
-    def _on_valid(self, batch: TokenBatch, run: Callable[[TokenBatch], Condensed]) -> Condensed:
-        return run(batch)  # nothing is chosen, so an empty slot stays one
 
     def condense(self, batch: TokenBatch, budgets: Sequence[int], *, soft: bool) -> Condensed:
         return select(batch, [torch.arange(int(n)) for n in batch.lengths])

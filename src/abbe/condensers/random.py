@@ -1,10 +1,11 @@
-"""K patches by lot: the baseline every learned selection must beat."""
+"""K patches at random: the baseline every learned selection must beat."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from abbe.condensers.base import Condenser, SelectStream, Stream, select
+from abbe.condensers.base import Condenser, select
+from abbe.condensers.streaming import SelectStream
 from abbe.ops.hashing import hash_rows
 from abbe.types import Condensed, TokenBatch
 
@@ -12,10 +13,11 @@ from abbe.types import Condensed, TokenBatch
 class Random(Condenser):
     """Keeps the K patches with the smallest hash of (seed, slide_id, row).
 
-    The row is the patch's row in its bag (`origin`), so a slide alone, in a batch, streamed or permuted keeps the same
-    patches.
+    The row is the patch's row in its bag (`origin`), so a slide keeps the same patches alone, in a batch, streamed, or
+    with its rows permuted.
     """
 
+    references = ("Fast Splittable Pseudorandom Number Generators (Steele, Lea & Flood 2014)",)
     small = {"tokens": 4}
     grid = {"tokens": [8, 16, 32, 64, 128]}
     selects = True
@@ -27,13 +29,14 @@ class Random(Condenser):
 
     def condense(self, batch: TokenBatch, budgets: list[int], *, soft: bool) -> Condensed:
         kept = [
-            self.lots(slide).topk(min(k, len(slide.features))).indices for slide, k in zip(batch, budgets, strict=True)
+            self.random_keys(slide).topk(min(k, len(slide.features))).indices
+            for slide, k in zip(batch, budgets, strict=True)
         ]
         return select(batch, [rows.sort().values for rows in kept])
 
-    def lots(self, slide: TokenBatch) -> Tensor:
-        """int64 [N]: a lot for each patch of one slide, on the CPU; the largest are kept."""
+    def random_keys(self, slide: TokenBatch) -> Tensor:
+        """int64 [N] on the CPU: a random key for each patch of one slide; the K largest are kept."""
         return hash_rows(self.seed, slide.slide_ids[0], slide.origin)
 
-    def stream(self, slide_id: str) -> Stream:
-        return SelectStream(self, slide_id, lambda chunk: self.lots(chunk).to(chunk.features.device))
+    def stream(self, slide_id: str) -> SelectStream:
+        return SelectStream(self, slide_id, lambda chunk: self.random_keys(chunk).to(chunk.features.device))

@@ -1,4 +1,4 @@
-"""SLIM: a LongNet that drops patches between its blocks; learned queries (Cropr) say which.
+"""SLIM: a LongNet that drops patches between its blocks, chosen by learned queries (Cropr).
 
 Source: "Scalable Whole-Slide Vision-Language Modeling with Learned Token Pruning", §3. What it leaves open is settled
 in docs/methods/slim.md.
@@ -24,12 +24,12 @@ from abbe.types import Condensed, TokenBatch
 class Slim(Condenser):
     """Slide encoder and selection in one: tokens are the encoded patches that were kept, `summary` is [CLS].
 
-    tokens: keep rate ρ of the whole network, or a count; another one, or one a slide, may be given with every call.
+    tokens: keep rate ρ of the whole network, or a count.
     embed, layers, heads, hidden, theta, segments, piece, levels, gradient_checkpointing: of the LongNet.
     queries: learnable queries of each Cropr module.
 
-    predictions["cropr/l"]: [B, embed], what the queries after block l = 1 … layers − 1 read from a slide. A model gives
-    each a head of its own; no gradient goes from there into the blocks.
+    predictions["cropr/l"]: [B, embed], what the queries after block l = 1 … layers − 1 read from a slide. The model
+    gives each a head of its own; their gradient does not reach the blocks.
     """
 
     references = (
@@ -40,7 +40,7 @@ class Slim(Condenser):
     small = {"tokens": 4, "embed": 16, "layers": 3, "heads": 2, "hidden": 16, "piece": 8, "levels": 2}
     grid = {"tokens": [1.0, 0.5, 0.4, 0.3, 0.2, 0.1]}
     selects = True
-    order_dependent = True  # a dilated branch reads rows by their number
+    order_dependent = True  # dilated attention reads rows by their index
     changes_features = True
     trainable = True
     needs_positions = True
@@ -64,7 +64,7 @@ class Slim(Condenser):
     ) -> None:
         super().__init__(dim=dim, tokens=tokens)
         if layers < 2:
-            raise ConfigError(f"slim: pruning happens between blocks, so layers must be at least 2, got {layers}")
+            raise ConfigError(f"slim: layers must be at least 2, got {layers}; patches are dropped between layers")
         check_range("slim", 1, queries=queries, heads=heads, embed=embed, hidden=hidden)
         if embed % (4 * heads):
             raise ConfigError(f"slim: embed must be a multiple of 4 · heads, got embed={embed}, heads={heads}")
@@ -91,20 +91,20 @@ class Slim(Condenser):
         return tuple(f"cropr/{number}" for number in range(1, len(self.croppers) + 1))
 
     def forward(self, batch: TokenBatch, *, tokens: Budget | None = None, soft: bool | None = None) -> Condensed:
-        self._check(batch)
+        self.check(batch)
         return self._on_valid(batch, lambda valid: self._prune(valid, self.schedules(valid.lengths, tokens)))
 
     def condense(self, batch: TokenBatch, budgets: list[int], *, soft: bool) -> Condensed:
         return self._prune(batch, self.schedules(batch.lengths, budgets))
 
     def budgets(self, lengths: Tensor, tokens: Budget | None) -> list[int]:
-        """Patches each slide ends with."""
+        """Patches left of each slide at the end."""
         return [plan[-1] for plan in self.schedules(lengths, tokens)]
 
     def schedules(self, lengths: Tensor, tokens: Budget | None) -> list[list[int]]:
         """For each slide, patches left after blocks 1 … layers − 1; see `keep_schedule`."""
-        asked = self.asked(lengths, tokens)
-        return [keep_schedule(n, budget, len(self.croppers)) for n, budget in zip(lengths.tolist(), asked, strict=True)]
+        budgets = self.requested(lengths, tokens)
+        return [keep_schedule(n, k, len(self.croppers)) for n, k in zip(lengths.tolist(), budgets, strict=True)]
 
     def _prune(self, batch: TokenBatch, schedules: list[list[int]]) -> Condensed:
         def between(number: int, tokens: TokenBatch) -> Condensed:
@@ -116,8 +116,8 @@ class Slim(Condenser):
 def keep_schedule(n: int, budget: int | float, steps: int) -> list[int]:
     """Patches left after each of `steps` prunings of n patches by the same rate k = ρ^(1/steps) (SLIM §3.2).
 
-    A float is the keep rate ρ: M ← max(1, floor(k·M)), which may end a little below ρ·n. An int is a count K:
-    ρ = min(1, K/n), never below min(K, n) and in the end exactly that.
+    A float is the keep rate ρ: M ← max(1, floor(k·M)), which may end slightly below ρ·n. An int is a count K:
+    ρ = min(1, K/n), with M never below min(K, n) and exactly that at the end.
     """
     counted = isinstance(budget, int)
     rate = min(1.0, budget / n) if counted else budget
@@ -130,10 +130,10 @@ def keep_schedule(n: int, budget: int | float, steps: int) -> list[int]:
 
 
 class Cropr(nn.Module):
-    """Learned queries score patches; what they read, refined, is what an auxiliary loss teaches them by.
+    """Learned queries score patches; an auxiliary loss on what they read trains them.
 
-    Scores a = X q̄ with q̄ = Σ Q: one product of a matrix and a vector, in training as at inference; no key projection.
-    Z = softmax(Q Xᵀ / √D) X, Ẑ = Z + MLP(LN(Z)), mean over the queries. X is detached: no gradient reaches the blocks.
+    Scores a = X q̄ with q̄ = Σ Q, without a key projection. The queries read Z = softmax(Q Xᵀ / √D) X, refined to
+    Ẑ = Z + MLP(LN(Z)) and averaged over the queries. X is detached: no gradient reaches the blocks.
     """
 
     def __init__(self, width: int, queries: int) -> None:
@@ -143,7 +143,7 @@ class Cropr(nn.Module):
         self.mlp = MLP(width, 4 * width)
 
     def forward(self, tokens: TokenBatch, budgets: list[int], name: str) -> Condensed:
-        """The K best of each slide in slide order, and `predictions[name]` [B, D]."""
+        """Keep the K best patches of each slide, in slide order, and return `predictions[name]` [B, D]."""
         x = tokens.features.detach()
         kept = hard_topk(x @ self.queries.detach().sum(0), budgets, tokens.offsets)
         return replace(select(tokens, kept), predictions={name: self._read(x, tokens.lengths.tolist())})

@@ -1,4 +1,6 @@
-"""SparseLearn: a scorer learns which K patches to keep by letting noise, not scissors, remove the others in training.
+"""SparseLearn: a scorer learns which K patches to keep.
+
+In training, low-scoring patches are replaced with noise instead of being cut.
 
 Source: "Learnable Token Sparsification for Efficient Gigapixel Whole Slide Image Reasoning", §3.
 What it leaves open is settled in docs/methods/sparselearn.md.
@@ -14,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from abbe.condensers.base import Budget, Condenser, SelectStream, Stream, select
+from abbe.condensers.base import Budget, Condenser, select
+from abbe.condensers.streaming import SelectStream
 from abbe.errors import ConfigError, InputError, check_range, nearest
 from abbe.layers.mlp import MLP
 from abbe.layers.norm import Norm
@@ -29,16 +32,17 @@ SELECTORS = ("soft_topk", "ste", "gumbel")
 
 
 class SparseLearn(Condenser):
-    """Keeps the K patches with the best learned scores; tokens are their layer-normalised features, in slide order.
+    """Keeps the K patches with the highest learned scores; tokens are their layer-normalised features, in slide order.
 
-    context: what the scorer knows of other patches: "latent", "full" or "none" (pointwise; such a condenser streams).
+    context: what the scorer sees of other patches: "latent", "full" or "none" (pointwise; only this one streams).
     layers, scorer_width, heads, latents: of the scorer; heads also of a global denoiser.
-    gate, denoiser, selector: of the soft path: GATES, DENOISERS and SELECTORS; the first of each is the method.
+    gate, denoiser, selector: parts of the soft path, see GATES, DENOISERS and SELECTORS; the first of each is the
+    published method, the others are ablations.
     tau_start, tau_end: temperature of Soft Top-K at the start and end of training, on a cosine; see `set_progress`.
     budget_start: keep rate from which the budget falls to K on the same cosine; None for K throughout.
-    max_train_patches: at most so many random patches a slide on the soft path, which hands on all it takes.
+    max_train_patches: maximum number of patches per slide on the soft path, drawn at random; None for all.
 
-    On the soft path all N patches are tokens, and `weight` says how much of each came through.
+    On the soft path every patch is a token, and its `weight` is how much of its signal remains.
     """
 
     references = ("Learnable Token Sparsification for Efficient Gigapixel Whole Slide Image Reasoning (2026)",)
@@ -49,7 +53,7 @@ class SparseLearn(Condenser):
     trainable = True
     expected_failures = {
         "every_trainable_parameter_gets_a_gradient_on_every_step": (
-            "the denoiser's output projections start at zero, so what lies before them learns from the second step on"
+            "the denoiser's output projections start at zero, so the layers before them learn from the second step on"
         )
     }
 
@@ -82,23 +86,27 @@ class SparseLearn(Condenser):
             ("selector", selector, SELECTORS),
         ):
             if value not in known:
-                raise ConfigError(f"sparselearn: {option} has no value {value!r}. {nearest(value, known)}")
+                raise ConfigError(
+                    f"sparselearn: {option} must be one of {', '.join(known)}, got {value!r}. {nearest(value, known)}"
+                )
         check_range("sparselearn", 1, scorer_width=scorer_width, heads=heads)
-        if context != "none":  # a pointwise scorer has neither
+        if context != "none":  # a pointwise scorer has no blocks and no latents
             check_range("sparselearn", 1, layers=layers, latents=latents)
         if not 0 < tau_end <= tau_start < math.inf:
-            raise ConfigError(f"sparselearn: 0 < tau_end ≤ tau_start, got tau_start={tau_start}, tau_end={tau_end}")
+            raise ConfigError(
+                f"sparselearn: need 0 < tau_end ≤ tau_start < ∞, got tau_start={tau_start}, tau_end={tau_end}"
+            )
         if budget_start is not None and not 0 < budget_start <= 1:
-            raise ConfigError(f"sparselearn: budget_start is a keep rate in (0, 1] or None, got {budget_start}")
+            raise ConfigError(f"sparselearn: budget_start must be a keep rate in (0, 1] or None, got {budget_start}")
         if max_train_patches is not None and max_train_patches < 1:
             raise ConfigError(f"sparselearn: max_train_patches must be at least 1 or None, got {max_train_patches}")
         for width, used in ((scorer_width, context != "none"), (dim, denoiser == "global")):
             if used and width % heads:
-                raise ConfigError(f"sparselearn: a width of {width} does not divide into heads={heads}")
+                raise ConfigError(f"sparselearn: a width of {width} is not divisible by heads={heads}")
         self.context, self.gate, self.selector = context, gate, selector
         self.tau_start, self.tau_end = tau_start, tau_end
         self.budget_start, self.max_train_patches = budget_start, max_train_patches
-        # eps far below the variance of L2-normalised features (0.002), so that rows come out with unit variance.
+        # eps is far below the variance of L2-normalised features (0.002), so that their rows get unit variance too.
         self.norm = Norm(dim, eps=1e-8, elementwise_affine=False)
         self.scorer = Scorer(dim, width=scorer_width, layers=layers, heads=heads, latents=latents, context=context)
         self.denoiser = Denoiser(dim, heads, mixing=denoiser == "global") if denoiser != "none" else None
@@ -106,15 +114,15 @@ class SparseLearn(Condenser):
         self.register_buffer("progress", torch.tensor(0.0))
 
     def set_progress(self, fraction: float) -> None:
-        """Say how much of training is done, 0 … 1: sets temperature and budget, which checkpoints keep."""
+        """Set temperature and budget for the share of training that is done, 0 … 1."""
         if not 0 <= fraction <= 1:
-            raise InputError(f"sparselearn: progress is a fraction in [0, 1], got {fraction}")
+            raise InputError(f"sparselearn: progress must be in [0, 1], got {fraction}")
         self.progress.fill_(fraction)
         self.tau.fill_(self.tau_end + (self.tau_start - self.tau_end) * _falling(fraction))
 
     @property
     def settled(self) -> bool:
-        """Before, most of the soft weight lies outside the hard set: weights are chosen by another model's loss."""
+        """Whether τ ≤ 2 · tau_end. At a higher τ most of the soft weight lies outside the K patches kept in eval."""
         return float(self.tau) <= 2 * self.tau_end
 
     def count(self, lengths: Sequence[int] | Tensor, *, tokens: Budget | None = None, soft: bool = False) -> list[int]:
@@ -144,7 +152,7 @@ class SparseLearn(Condenser):
         x = self._gated(x, above, weight, hard)
         if self.denoiser is not None:
             x = self.denoiser(x.to(self.denoiser.value.weight.dtype), tokens.lengths.tolist())
-        if self.gate == "none":  # the control: the scorer learns nothing, but stays in the graph
+        if self.gate == "none":  # the control: no gradient, but the scorer stays in the graph
             weight = 1 + 0 * weight
         shares = weight.detach().new_zeros(taken.assignment.index.shape)
         shares[taken.assignment.index >= 0] = weight.detach()
@@ -171,7 +179,7 @@ class SparseLearn(Condenser):
             return x
         if self.gate == "scale":
             return weight[:, None] * x
-        # Square roots by way of the logarithm: their slopes stay bounded where α nears 0 or 1.
+        # √α as exp(½ log α): its slope stays bounded as α approaches 0 or 1.
         signal = straight((0.5 * F.logsigmoid(above)).exp(), hard)
         noise = straight((0.5 * F.logsigmoid(-above)).exp(), None if hard is None else 1 - hard)
         return signal[:, None] * x + noise[:, None] * torch.randn_like(x)
@@ -180,12 +188,12 @@ class SparseLearn(Condenser):
         left_out = condensed.dropped.sum() / condensed.assignment.offsets[-1]
         return replace(condensed, metrics={"tau": self.tau.detach().clone(), "dropped_share": left_out})
 
-    def stream(self, slide_id: str) -> Stream:
-        """The K best so far, a chunk at a time. InputError unless the scorer is pointwise (context="none")."""
+    def stream(self, slide_id: str) -> _PointwiseStream:
+        """Raises InputError unless the scorer is pointwise (context="none")."""
         if self.context != "none":
             raise InputError(
                 f"sparselearn does not stream with context={self.context!r}: a score depends on all patches of the "
-                'slide; train one with context="none", or pack the patches into one TokenBatch'
+                'slide; pack them into one TokenBatch, or train a condenser with context="none"'
             )
         return _PointwiseStream(self, slide_id)
 
@@ -196,23 +204,23 @@ class _PointwiseStream(SelectStream):
         self.method = condenser
 
     def take(self, chunk: TokenBatch) -> Assignment:
-        # Scored, and held, in float32, as a call does: rounding first would change who is kept.
+        # Score in float32, as a call does: rounding first would change which patches are kept.
         taken = super().take(replace(chunk, features=self.method.norm(chunk.features.float())))
         return replace(taken, weight=taken.weight.to(chunk.features.dtype))
 
     def close(self) -> Condensed:
         held = super().close()
-        tokens = replace(held.tokens, features=held.tokens.features.to(self._dtype))
+        tokens = replace(held.tokens, features=held.tokens.features.to(self.dtype))
         found = replace(held, tokens=tokens)
         share = found.dropped.sum() / self.seen
         return replace(found, metrics={"tau": self.method.tau.detach().clone(), "dropped_share": share})
 
 
 class Denoiser(nn.Module):
-    """One pre-norm Transformer block whose attention mask is the identity: each token attends to itself alone.
+    """A pre-norm Transformer block whose attention mask is the identity: each token attends only to itself.
 
-    Softmax over one key is 1, so attention is its value and output projections. `mixing` takes the mask away (the
-    ablation). Both projections that write to the tokens start at zero: at first the block changes nothing.
+    Softmax over one key is 1, so attention is the value and output projections. `mixing` removes the mask (ablation).
+    The last projections of attention and MLP start at zero, so the block starts as the identity.
     """
 
     def __init__(self, width: int, heads: int, *, mixing: bool = False) -> None:
@@ -242,12 +250,12 @@ def standardised(scores: Tensor, tokens: TokenBatch) -> Tensor:
     slide, b = tokens.slide_index, len(tokens)
     centred = scores - segment_mean(scores, torch.ones_like(scores), slide, b)[slide]
     variance = segment_mean(centred.square(), torch.ones_like(scores), slide, b)
-    # The clamp keeps the root's slope finite at zero variance.
+    # The clamp keeps the slope of the root finite at zero variance.
     return centred / (variance.clamp_min(1e-24).sqrt() + 1e-6)[slide]
 
 
 def straight(soft: Tensor, hard: Tensor | None) -> Tensor:
-    """The straight-through estimator: `hard` as a value, the slope of `soft`; `soft` itself where hard is None."""
+    """Straight-through estimator: the value of `hard` with the gradient of `soft`; `soft` if hard is None."""
     return soft if hard is None else hard + (soft - soft.detach())
 
 
@@ -261,5 +269,5 @@ def _members(u: Tensor, budgets: list[float], offsets: Tensor) -> Tensor:
 
 
 def _falling(fraction: float) -> float:
-    """From 1 to 0 on a cosine."""
+    """From 1 at fraction 0 to 0 at fraction 1, on a cosine."""
     return 0.5 * (1 + math.cos(math.pi * fraction))

@@ -1,4 +1,4 @@
-"""TC-SSA: a gate routes each patch to its two best of K slots; a slot's token is the mean of what it got, refined.
+"""TC-SSA: a gate routes each patch to the best two of K slots; a slot's token is the refined mean of its patches.
 
 Source: "TC-SSA: Token Compression via Semantic Slot Aggregation for Gigapixel Pathology Reasoning", §2, and its
 README for the z-loss and the expert. What the sources leave open is settled in docs/methods/tcssa.md.
@@ -13,25 +13,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from abbe.condensers.base import Budget, Condenser, Stream, no_assignment
+from abbe.condensers.base import Budget, Condenser
+from abbe.condensers.streaming import Stream, no_assignment
 from abbe.errors import ConfigError, InputError, check_range
+from abbe.ops.precision import exact_float32
 from abbe.ops.routing import Routed, gated_mean
 from abbe.types import Assignment, Condensed, TokenBatch, offsets_of
 
 
 class TCSSA(Condenser):
-    """Semantic slots. `tokens` is the number of slots: weights, so it is fixed when the condenser is made.
+    """Semantic slots. `tokens` is the number of slots, which have trained weights, so calls cannot change it.
 
-    top_k: slots a patch contributes to (at most K).   noise: std of the Gaussian added to training logits.
+    top_k: slots a patch contributes to (at most K).   noise: std of the Gaussian noise on training logits.
     hidden, dropout: of each slot's expert.   shared_experts: one expert for all slots (ablation).
-    gate_bias: the formula has none, the authors' code has one.   aux_weight: λ of the clustering loss.
+    gate_bias: add a bias, as the authors' code does.   aux_weight: λ of the clustering loss.
     """
 
     references = ("TC-SSA: Token Compression via Semantic Slot Aggregation for Gigapixel Pathology Reasoning (2026)",)
     small = {"tokens": 4, "hidden": 8}
     grid = {"tokens": [16, 32, 64, 128], "aux_weight": [0.0, 0.01, 0.1, 1.0]}
     merges = True
-    cuts_mass = True  # P is cut to its top_k and not renormalised
+    cuts_mass = True  # only the top_k of P are kept, without renormalising
     trainable = True
     streams = True
     fixed_budget = True
@@ -51,7 +53,7 @@ class TCSSA(Condenser):
     ) -> None:
         super().__init__(dim=dim, tokens=tokens)
         if not isinstance(self.tokens, int):
-            raise ConfigError(f"tcssa: tokens is a number of slots, an int; got {tokens!r}")
+            raise ConfigError(f"tcssa: tokens must be an int, the number of slots, got {tokens!r}")
         tokens = self.tokens
         check_range("tcssa", 1, top_k=top_k, hidden=hidden)
         check_range("tcssa", 0, noise=noise, aux_weight=aux_weight)
@@ -61,17 +63,17 @@ class TCSSA(Condenser):
         self.experts = SlotExperts(dim, hidden, 1 if shared_experts else tokens, dropout)
 
     def budgets(self, lengths: Tensor, tokens: Budget | None) -> list[int]:
-        """The number of slots for every slide. Raises InputError for any other budget: slots are trained weights."""
-        asked = set(super().budgets(lengths, tokens))
-        if asked - {self.slots}:
+        """The number of slots for every slide. Raises InputError for any other budget."""
+        other = set(super().budgets(lengths, tokens)) - {self.slots}
+        if other:
             raise InputError(
                 f"tcssa: this condenser has {self.slots} slots, which are trained weights, so a call cannot ask for "
-                f"{sorted(asked - {self.slots})[0]} tokens; train another with tokens=…"
+                f"{min(other)} tokens; train another condenser with that number"
             )
         return [self.slots] * len(lengths)
 
     def count(self, lengths: Sequence[int] | Tensor, *, tokens: Budget | None = None, soft: bool = False) -> list[int]:
-        """K for every slide: a slot without patches is returned masked, so that slot k is always token k."""
+        """K for every slide, because slot k is always token k; slots without patches are masked."""
         return self.budgets(torch.as_tensor(lengths, dtype=torch.int64), tokens)
 
     def condense(self, batch: TokenBatch, budgets: list[int], *, soft: bool) -> Condensed:
@@ -80,8 +82,8 @@ class TCSSA(Condenser):
         return self.refine(routed, batch.lengths0, batch.slide_ids, assignment, batch.features.dtype)
 
     def route(self, batch: TokenBatch, *, noise: float) -> Routed:
-        """Every patch to its best slots. Logits are float32 whatever the features: bf16 ones cost 1–2.5 % of c_k."""
-        with torch.autocast(batch.features.device.type, enabled=False):
+        """Route every patch to its best slots. Logits are always float32: in bf16 centres are off by 1–2.5 %."""
+        with exact_float32(batch.features.device.type):
             return gated_mean(
                 batch.features,
                 self.gate.weight.float(),
@@ -100,13 +102,13 @@ class TCSSA(Condenser):
         assignment: Assignment,
         dtype: torch.dtype,
     ) -> Condensed:
-        """Centres through their experts, with the clustering loss of the routing."""
+        """Apply the experts to the centres, and compute the clustering loss of the routing."""
         (b, k), device = routed.mass.shape, routed.mass.device
         refined = self.experts(routed.centres.to(self.experts.weight1.dtype))
         refined = torch.where(routed.taken[..., None], refined, 0.0).to(dtype)
         tokens = TokenBatch(
             features=refined.reshape(b * k, self.dim),
-            positions=None,  # a slot gathers patches from anywhere: it has no place
+            positions=None,  # a slot's patches come from anywhere on the slide
             mass=routed.mass.reshape(-1),
             mask=routed.taken.reshape(-1),
             weight=torch.ones(b * k, device=device),
@@ -118,13 +120,13 @@ class TCSSA(Condenser):
         losses, metrics = self._losses(routed)
         return Condensed(tokens, assignment, torch.zeros(b, dtype=torch.int64), losses=losses, metrics=metrics)
 
-    def stream(self, slide_id: str) -> Stream:
+    def stream(self, slide_id: str) -> _SlotStream:
         return _SlotStream(self, slide_id)
 
     def _losses(self, routed: Routed) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Semantic affinity clustering (TC-SSA eq. 2–5), a slide at a time, then the mean over slides.
+        """Semantic affinity clustering (TC-SSA eq. 2–5) of each slide, then the mean over slides.
 
-        The z-loss is on z, the logits before noise, as the formula writes it.
+        The z-loss is on the logits before noise, as in the formula.
         """
         k = self.slots
         switch = k * (routed.share * routed.chosen).sum(1)
@@ -139,13 +141,12 @@ class TCSSA(Condenser):
 
 
 class _SlotStream(Stream):
-    """Sums over slots instead of means: [K, D + 3] numbers, however long the slide."""
+    """Holds sums over slots instead of means: K · (D + 3) numbers, whatever the length of the slide."""
 
     def __init__(self, condenser: TCSSA, slide_id: str) -> None:
         super().__init__(condenser, slide_id)
         self.slots = condenser
         self.sums: dict[str, Tensor] = {}
-        self.dtype = torch.float32
 
     def take(self, chunk: TokenBatch) -> Assignment:
         routed, n = self.slots.route(chunk, noise=0.0), len(chunk.features)
@@ -157,11 +158,11 @@ class _SlotStream(Stream):
             "log_normalizer": routed.log_normalizer.double() * n,
         }
         self.sums = {name: self.sums[name] + value if self.sums else value for name, value in new.items()}
-        self.dtype = chunk.features.dtype
         return Assignment(routed.index, routed.weight, chunk.offsets)
 
     def close(self) -> Condensed:
         sums, n = self.sums, self.seen
+        assert self.dtype is not None
         routed = Routed(
             centres=(sums["centres"] / (sums["mass"] + 1e-9)[..., None]).float(),
             mass=sums["mass"].float(),
@@ -177,9 +178,9 @@ class _SlotStream(Stream):
 
 
 class SlotExperts(nn.Module):
-    """y_k = c_k + LN(W2_k · Dropout(GELU(W1_k c_k + b1_k)) + b2_k), all slots in one batched product.
+    """y_k = c_k + LN(W2_k · Dropout(GELU(W1_k c_k + b1_k)) + b2_k) for all slots at once: [B, K, D] → [B, K, D].
 
-    [B, K, D] → [B, K, D]. With one expert it is shared by all slots.
+    A single expert is shared by all slots.
     """
 
     def __init__(self, dim: int, hidden: int, experts: int, dropout: float) -> None:
@@ -192,7 +193,7 @@ class SlotExperts(nn.Module):
         self.shift = nn.Parameter(torch.zeros(experts, dim))
         self.dropout = nn.Dropout(dropout)
         for weight, bias in ((self.weight1, self.bias1), (self.weight2, self.bias2)):
-            bound = 1 / math.sqrt(weight.shape[1])  # what nn.Linear does for each slot's own layer
+            bound = 1 / math.sqrt(weight.shape[1])  # as nn.Linear initialises a layer
             nn.init.uniform_(weight, -bound, bound)
             nn.init.uniform_(bias, -bound, bound)
 

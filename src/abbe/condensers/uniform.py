@@ -1,4 +1,4 @@
-"""K patches at equal steps of slide order: what is kept when a long slide is thinned out to fit."""
+"""K patches at equal steps of slide order, the usual way to thin out a long slide."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from abbe.types import Condensed, TokenBatch
 
 
 class Uniform(Condenser):
-    """Rows floor(i (N − 1) / (K − 1)), i = 0..K−1, of each slide: the first, the last, and equal steps between."""
+    """Rows floor(i (N − 1) / (K − 1)), i = 0..K−1, of each slide: the first, the last, and equal steps in between."""
 
     references = ("SlideChat: A Large Vision-Language Assistant for Whole-Slide Pathology Image Understanding (2025)",)
     small = {"tokens": 4}

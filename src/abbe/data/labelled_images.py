@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from abbe.data.textfiles import Csv, read_csv
 from abbe.errors import InputError, SlideError, nearest
 from abbe.store.commit import file_sha256
+from abbe.store.walk import files_below
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".tif", ".tiff", ".bmp")
 _MODES = ("RGB", "RGBA", "P", "L")
@@ -50,7 +50,7 @@ def expand(sources: Sequence[str | Path]) -> list[Path]:
     found: list[Path] = []
     for source in map(Path, sources):
         if source.is_dir():
-            zips = [path for path in sorted(source.rglob("*.zip")) if not path.name.startswith(".")]
+            zips = sorted(path for path in files_below(source) if path.suffix == ".zip")
             holds = not zips or any(path.is_dir() for path in source.iterdir()) or _members(source)
             found += [*([source] if holds else []), *zips]
         elif zipfile.is_zipfile(source):
@@ -100,20 +100,12 @@ def find_images(
 
 def _members(source: Path) -> list[str]:
     if source.is_dir():
-        paths = iter(_files(source))
+        paths = (path.relative_to(source).as_posix() for path in files_below(source, links="follow"))
     else:
         with zipfile.ZipFile(source) as file:
             paths = (info.filename for info in file.infolist() if not info.is_dir())
     kept = (path for path in paths if not any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(path).parts))
     return sorted(path for path in kept if path.lower().endswith(SUFFIXES))
-
-
-def _files(folder: Path) -> Iterator[str]:
-    """Names of all files below a folder, relative to it. Links are followed, but not one to a folder it lies in."""
-    for top, folders, files in os.walk(folder, followlinks=True):
-        here = Path(top).resolve()
-        folders[:] = [name for name in folders if not here.is_relative_to((here / name).resolve())]
-        yield from ((Path(top) / name).relative_to(folder).as_posix() for name in files)
 
 
 def passed_over(others: dict[str, int]) -> list[str]:

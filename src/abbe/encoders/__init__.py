@@ -1,4 +1,4 @@
-"""Slide encoders: every patch sees the others before a condenser chooses. One file an encoder; its name is the file's.
+"""Slide encoders: each patch reads the others before a condenser chooses. One file per encoder, named after it.
 
 encoder = create_encoder("longnet", dim=768)
 encoded = encoder(batch)
@@ -6,13 +6,14 @@ encoded = encoder(batch)
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from abbe import registry
-from abbe.config import check_options
-from abbe.encoders.base import Between, Encoder
 
-__all__ = ["Between", "Encoder", "create_encoder", "encoder_class", "list_encoders"]
+if TYPE_CHECKING:  # names are listed without importing torch
+    from abbe.encoders.base import Encoder
+
+__all__ = ["create_encoder", "list_encoders"]
 
 
 def list_encoders() -> list[str]:
@@ -20,15 +21,13 @@ def list_encoders() -> list[str]:
     return registry.list_names(__name__)
 
 
-def encoder_class(name: str) -> type[Encoder]:
-    """The class registered as `name`. ConfigError suggests the nearest name where there is none."""
-    return registry.load(__name__, name, Encoder)
-
-
 def create_encoder(name: str, *, dim: int, **options: Any) -> Encoder:
-    """An encoder by name. `dim` is the width of the features; options are the class's own keyword arguments.
+    """An encoder by name. dim: width of the features.   options: the class's own keyword arguments.
 
     Raises ConfigError for an unknown name or option, with the nearest known one, and for a value of another type.
     """
-    cls = encoder_class(name)
+    from abbe.config import check_options
+    from abbe.encoders.base import Encoder
+
+    cls = registry.load(__name__, name, Encoder)
     return cls(**check_options(f"encoder {name!r}", cls.__init__, {"dim": dim, **options}))

@@ -1,4 +1,4 @@
-"""What a slide encoder is: TokenBatch → Condensed, one token out for each token in unless `between` drops some."""
+"""The base of slide encoders: TokenBatch → Condensed, one token out per token in, unless `between` drops some."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from abbe.errors import BagError, check_range
 from abbe.types import Condensed, TokenBatch
 
 Between = Callable[[int, TokenBatch], Condensed | None]
-"""(number of the block that has run, hidden tokens) → what goes on; None leaves all. A condenser that selects fits."""
+"""(number of the block that has run, hidden tokens) → the tokens to keep, None for all; a selecting condenser fits."""
 
 
 class Encoder(nn.Module):
-    """dim: width D of the features.   width: of the tokens that come out."""
+    """dim: width D of the features.   width: of the encoded tokens."""
 
     width: int
 
@@ -26,7 +26,7 @@ class Encoder(nn.Module):
 
     @property
     def name(self) -> str:
-        """The registered name: the file's."""
+        """The registered name, which is the file's name."""
         return type(self).__module__.rpartition(".")[2]
 
     def forward(self, batch: TokenBatch, *, between: Between | None = None) -> Condensed:
@@ -35,7 +35,7 @@ class Encoder(nn.Module):
 
     def _check(self, batch: TokenBatch) -> None:
         if batch.width != self.dim:
-            raise BagError(f"{self.name}: features are {batch.width} wide, the encoder was made for dim={self.dim}")
+            raise BagError(f"{self.name}: features are {batch.width} wide, but the encoder has dim={self.dim}")
         for slide_id, n in zip(batch.slide_ids, batch.lengths.tolist(), strict=True):
             if n == 0:
                 raise BagError(f"{self.name}: slide {slide_id!r} has no patches; leave empty slides out of the batch")

@@ -1,4 +1,4 @@
-"""No slide encoder: tokens go through untouched."""
+"""No slide encoder: tokens pass through unchanged."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from abbe.types import Assignment, Condensed, TokenBatch
 
 
 class Identity(Encoder):
-    """The batch itself, as a Condensed. It has no blocks, so `between` is never called."""
+    """Returns the batch itself as a Condensed. There are no blocks, so `between` is never called."""
 
     def forward(self, batch: TokenBatch, *, between: Between | None = None) -> Condensed:
         self._check(batch)
@@ -17,7 +17,7 @@ class Identity(Encoder):
 
 
 def identity_assignment(batch: TokenBatch) -> Assignment:
-    """Each token of the batch is its own."""
+    """The assignment of a stage in which every token stays as it is."""
     device = batch.features.device
     rows = torch.cat([torch.arange(int(n), dtype=torch.int32) for n in batch.lengths]).to(device)
     return Assignment(rows[:, None], torch.ones(len(rows), 1, device=device), batch.offsets)

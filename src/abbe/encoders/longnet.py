@@ -1,7 +1,7 @@
 """LongNet: pre-norm Transformer blocks with dilated attention over a whole slide, [CLS] first.
 
-Sources: LongNet (Ding et al. 2023) for the attention; SLIM §3.1 and §4 for its use on slides: widths, rotary positions
-in two dimensions, segments of 1024·2^i tokens with dilation 2^i. What these leave open is settled in
+Sources: LongNet (Ding et al. 2023) for the attention; SLIM §3.1 and §4 for its use on slides: widths, two-dimensional
+rotary positions, segments of 1024·2^i tokens with dilation 2^i. What these leave open is settled in
 docs/methods/slim.md.
 """
 
@@ -29,12 +29,12 @@ from abbe.types import Condensed, TokenBatch, offsets_of
 
 
 class LongNet(Encoder):
-    """dim → width by a linear projection, then `layers` blocks. `summary` is [CLS]; tokens keep their places.
+    """A linear projection from dim to width, then `layers` blocks. `summary` is [CLS]; tokens keep their positions.
 
     width, layers, heads, hidden: of the blocks.   theta: base of the rotary frequencies.
-    segments: "cover" adds to the published branches ("paper") one over the whole slide; see `branches_of`.
+    segments: "paper" for the published branches, "cover" to add one over the whole slide; see `branches_of`.
     piece, levels: segments are piece·2^i long, i < levels.
-    gradient_checkpointing: blocks are computed again in the backward pass instead of being stored.
+    gradient_checkpointing: recompute blocks in the backward pass instead of storing them.
     """
 
     def __init__(
@@ -58,10 +58,10 @@ class LongNet(Encoder):
                 f"got width={width}, heads={heads}, layers={layers}"
             )
         check_range(self.name, 1, hidden=hidden, piece=piece)
-        check_range(self.name, 1, below=64 - piece.bit_length(), levels=levels)  # piece · 2^levels is a row number
+        check_range(self.name, 1, below=64 - piece.bit_length(), levels=levels)  # piece · 2^levels is an int64
         if not 0 < theta < math.inf:
             raise ConfigError(f"{self.name}: theta must be above 0, got {theta}")
-        branches_of(1, segments=segments)  # refuses an unknown name now rather than at the first slide
+        branches_of(1, segments=segments)  # raises for an unknown name
         self.width, self.segments, self.piece, self.levels, self.theta = width, segments, piece, levels, theta
         self.head_width, self.gradient_checkpointing = width // heads, gradient_checkpointing
         self.project = nn.Linear(dim, width)
@@ -70,12 +70,12 @@ class LongNet(Encoder):
         self.norm = Norm(width)
 
     def forward(self, batch: TokenBatch, *, between: Between | None = None) -> Condensed:
-        """Encode every slide; `between(l, tokens)` is called after each block l = 1, 2, … but the last.
+        """Encode every slide; `between(l, tokens)` is called after each block l = 1, 2, … except the last.
 
-        It gets the hidden patch tokens without [CLS] and returns a Condensed of them, or None. What it drops is gone
-        from the blocks that follow; assignments compose, and its losses, metrics and predictions are handed on.
-        Masked tokens are neither read nor handed on. Raises MissingCoordinates where positions are missing, before or
-        after `between`.
+        It gets the hidden patch tokens without [CLS] and returns a Condensed of them, or None. The following blocks do
+        not see what it drops. Assignments are composed, and its losses, metrics and predictions are part of the result.
+        Masked tokens are neither read nor returned. Raises BagError, and MissingCoordinates if positions are missing in
+        the batch or in what `between` returns.
         """
         self._check(batch)
         if batch.positions is None:
@@ -103,12 +103,12 @@ class LongNet(Encoder):
 
     def _run(self, block: nn.Module, x: Tensor, offsets: Tensor, tokens: TokenBatch, corner: Tensor) -> Tensor:
         assert tokens.positions is not None
-        # [CLS] is at the origin, which is the corner of the slide's tissue: shifting a slide changes nothing.
-        places = [
+        # Positions are relative to the corner of the slide's tissue, where [CLS] is: shifting a slide changes nothing.
+        positions = [
             torch.cat([here.new_zeros(1, 2), here - corner[b]])
             for b, here in enumerate(tokens.positions.split(tokens.lengths.tolist()))
         ]
-        cos, sin = rotations(torch.cat(places), self.head_width, theta=self.theta)
+        cos, sin = rotations(torch.cat(positions), self.head_width, theta=self.theta)
         branches = [
             branches_of(n, segments=self.segments, piece=self.piece, levels=self.levels)
             for n in offsets.diff().tolist()
@@ -122,21 +122,21 @@ class LongNet(Encoder):
         tokens = step.tokens
         if tokens.positions is None:
             raise MissingCoordinates(
-                f"{self.name}: what stands between blocks must keep positions; use a method that selects patches"
+                f"{self.name}: the method between blocks must keep positions; use one that selects patches"
             )
         if tokens.width != self.width:
             raise InputError(f"{self.name}: tokens between blocks are {self.width} wide, got {tokens.width}")
-        # Every token that went on is one token, so what was not dropped is what there is; merging breaks that.
+        # If `between` only selects, kept = before − dropped.
         if not torch.equal(before - step.dropped, tokens.lengths):
             raise InputError(
-                f"{self.name}: what stands between blocks must select: of {before.tolist()} tokens it dropped "
-                f"{step.dropped.tolist()} and handed on {tokens.lengths.tolist()}; use a method that selects patches"
+                f"{self.name}: the method between blocks must select patches, but of {before.tolist()} tokens it "
+                f"dropped {step.dropped.tolist()} and returned {tokens.lengths.tolist()}"
             )
         return tokens
 
 
 class Block(nn.Module):
-    """x + attention(LN(x)), then x + MLP(LN(x)). Packed rows [S, width] to the same."""
+    """x + attention(LN(x)), then x + MLP(LN(x)), on packed rows [S, width]."""
 
     def __init__(self, width: int, heads: int, hidden: int) -> None:
         super().__init__()
@@ -149,25 +149,25 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, offsets: Tensor, branches: Sequence[Sequence[Branch]]
     ) -> Tensor:
-        q, k, v = by_rows(self._turned, x, cos, sin).unbind(1)
+        q, k, v = by_rows(self._rotated, x, cos, sin).unbind(1)
         seen, _ = dilated_attention(q, k, v, offsets, branches)
-        del q, k, v  # three times the size of x
+        del q, k, v  # frees three times the memory of x
         x = add_by_rows(x, self.out, seen.flatten(1))
         return add_by_rows(x, lambda rows: self.mlp(self.norm2(rows)), x)
 
-    def _turned(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """[S, 3, H, C]: queries and keys turned to their places, values as they are."""
+    def _rotated(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """[S, 3, H, C]: queries and keys rotated by their positions, and values."""
         q, k, v = self.qkv(self.norm1(x)).view(len(x), 3, self.heads, self.head_width).unbind(1)
         return torch.stack([rope2d(q, cos, sin), rope2d(k, cos, sin), v], 1)
 
 
 def _corner(positions: Tensor, offsets: Tensor) -> Tensor:
-    """[B, 2]: the least x and the least y of each slide's patches."""
+    """[B, 2]: the smallest x and the smallest y of each slide's patches."""
     return torch.stack([positions[start:stop].amin(0) for start, stop in pairwise(offsets.tolist())])
 
 
 def _with_cls(cls_BD: Tensor, tokens: TokenBatch) -> tuple[Tensor, Tensor, TokenBatch]:
-    """(rows [T + B, D] with [CLS] before each slide's tokens, their offsets, the tokens less what is in the rows)."""
+    """(rows [T + B, D] with [CLS] before each slide's tokens, their offsets, the tokens without features)."""
     slides = tokens.features.split(tokens.lengths.tolist())
     rows = [part for cls, slide in zip(cls_BD, slides, strict=True) for part in (cls[None].to(slide.dtype), slide)]
     bare = replace(tokens, features=tokens.features.new_empty(len(tokens.features), 0))
@@ -175,7 +175,7 @@ def _with_cls(cls_BD: Tensor, tokens: TokenBatch) -> tuple[Tensor, Tensor, Token
 
 
 def _without_cls(x: Tensor, offsets: Tensor, tokens: TokenBatch) -> tuple[Tensor, TokenBatch]:
-    """([CLS] of each slide [B, D], the tokens with what is left of x as features)."""
+    """([CLS] of each slide [B, D], the tokens with the other rows of x as features)."""
     bounds = offsets.tolist()
     slides = [x[start + 1 : stop] for start, stop in pairwise(bounds)]
     features = slides[0] if len(slides) == 1 else torch.cat(slides)
@@ -183,7 +183,7 @@ def _without_cls(x: Tensor, offsets: Tensor, tokens: TokenBatch) -> tuple[Tensor
 
 
 def _joined(done: Condensed, step: Condensed, number: int) -> Condensed:
-    """Two stages as one: assignments compose; a name used before gets the number of the block."""
+    """Two stages as one: assignments are composed; a name already in use gets the block's number as a suffix."""
 
     def both(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {**first, **{f"{name}/{number}" if name in first else name: value for name, value in second.items()}}

@@ -1,11 +1,11 @@
-"""Several methods on one cohort, over several seeds, on the same test slides: figures, and paired differences."""
+"""Several methods on one cohort, over several seeds, on the same test slides: metrics and paired differences."""
 
 from __future__ import annotations
 
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from abbe.evaluate.settings import HoldoutSettings
 from abbe.metrics.bootstrap import Interval, Statistic, patient_bootstrap, seeds_and_patients_bootstrap
 from abbe.metrics.predictions import read_predictions, statistic
 from abbe.models.config import Pooling
-from abbe.train.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -38,50 +37,45 @@ class Contender:
         """Such as `tcssa-32-attention`."""
         return "-".join([self.condenser, f"{self.tokens:g}", self.pooling, *self.options])
 
+    def settings(self, base: HoldoutSettings, seed: int) -> HoldoutSettings:
+        """The settings of a run: this row's model, and everything else of `base`."""
+        return replace(
+            base,
+            condenser=self.condenser,
+            tokens=self.tokens,
+            condenser_options=self.options,
+            pooling=self.pooling,
+            recipe=replace(base.recipe, seed=seed),
+        )
+
 
 def train_all(
     contenders: Sequence[Contender],
-    *,
-    features: Path,
-    labels: Path,
+    base: HoldoutSettings,
     out: Path,
-    recipe: Recipe,
+    *,
     seeds: Sequence[int],
     workers: int | None = None,
-    draws: int = 1000,
-    standardize: bool = True,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Train every contender with every seed, each in its own folder under `out`; results by contender, a list of seeds.
+    """Train every contender with every seed, each in its own folder under `out`; {name: one result per seed}.
 
-    Runs are independent, one a core: two at a time on two cores are faster than one that uses both.
-    Finished runs are read back, not repeated.
+    base: the cohort, the recipe and all else that the contenders have in common.
+    One run per core at a time: two runs on two cores are faster than one that uses both. Finished runs are read back.
     """
     workers = min(workers or os.cpu_count() or 1, len(contenders) * len(seeds))
-    threads = max(1, torch.get_num_threads() // workers)  # no more in all than this process was given
-    runs = [
-        HoldoutSettings(
-            features=features,
-            labels=labels,
-            condenser=contender.condenser,
-            tokens=contender.tokens,
-            condenser_options=contender.options,
-            pooling=contender.pooling,
-            standardize=standardize,
-            recipe=Recipe(**{**vars(recipe), "seed": seed}),
-            draws=draws,
-        )
-        for seed in seeds
-        for contender in contenders
-    ]
-    names = [contender.name for _ in seeds for contender in contenders]
+    threads = max(1, torch.get_num_threads() // workers)  # together no more than this process may use
+    runs = [(contender, seed) for seed in seeds for contender in contenders]
+    jobs = (
+        delayed(_train_one)(contender.settings(base, seed), out / contender.name / f"seed{seed}", threads)
+        for contender, seed in runs
+    )
     reports: dict[str, list[dict[str, Any]]] = {contender.name: [] for contender in contenders}
     with progress("training", len(runs)) as bar, warnings.catch_warnings():
-        # joblib replaces a worker whose memory has grown, says so, and loses nothing.
+        # joblib replaces a worker whose memory has grown, and warns; no result is lost.
         warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given to the executor")
-        folders = [out / name / f"seed{run.recipe.seed}" for name, run in zip(names, runs, strict=True)]
-        jobs = (delayed(_train_one)(run, folder, threads) for run, folder in zip(runs, folders, strict=True))
-        for name, report in zip(names, Parallel(n_jobs=workers, return_as="generator")(jobs), strict=True):
-            reports[name].append(report)
+        results = Parallel(n_jobs=workers, return_as="generator")(jobs)
+        for (contender, _), report in zip(runs, results, strict=True):
+            reports[contender.name].append(report)
             bar.advance(bar.task_ids[0])
     return reports
 
@@ -92,7 +86,7 @@ def _train_one(run: HoldoutSettings, folder: Path, threads: int) -> dict[str, An
 
 
 def predictions_on_test(out: Path, name: str, seeds: Sequence[int]) -> list[pd.DataFrame]:
-    """The test predictions of one contender, a table a seed."""
+    """The test predictions of one contender, one table per seed."""
     tables = [read_predictions(out / name / f"seed{seed}" / "predictions.parquet") for seed in seeds]
     return [table[table["split"] == "test"].reset_index(drop=True) for table in tables]
 

@@ -18,7 +18,7 @@ from abbe.types import Bag
 
 
 def bag(path: Path, run: InspectSettings) -> Finding:
-    """Read a bag with every check; where it is refused, say what can be said all the same."""
+    """Read a bag with every check; if it is refused, report what can still be read."""
     whole, said = signed(path) if path.is_file() else ({}, [])
     try:
         if is_patches(path):

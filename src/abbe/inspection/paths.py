@@ -6,7 +6,7 @@ Label and macro images are never read, nor any field of a slide that may name a 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from abbe.console import progress
@@ -16,8 +16,10 @@ from abbe.inspection.finding import Finding, InspectSettings
 from abbe.models.hub import WEIGHTS
 from abbe.slides.find import SUFFIXES, find_slides
 from abbe.store import slidechat
-from abbe.store.commit import SIDECAR, printable
+from abbe.store.commit import printable
 from abbe.store.detect import SUFFIXES as FEATURES
+from abbe.store.detect import ZARR
+from abbe.store.walk import files_below
 from abbe.train.checkpoint import is_checkpoint
 
 Look = Callable[[Path, InspectSettings], Finding]
@@ -53,12 +55,12 @@ def _items(path: Path) -> list[tuple[Path, Look | None]]:
     whole = _whole_folder(path)
     if whole is not None:
         return [(path, whole)]
-    below = list(_below(path))
+    below = list(files_below(path, is_whole=lambda folder: _whole_folder(folder) is not None))
     items: dict[Path, Look | None] = {}
     if any(file.suffix.lower() in SUFFIXES for file in below):
         for found in find_slides([path]):
             items |= dict.fromkeys(found.files, slides.part)  # the files of one slide are looked at once, as the first
-            items[found.path] = slides.odd(found.odd) if found.odd else slides.whole(found)
+            items[found.path] = slides.odd(found.problem) if found.problem else slides.whole(found)
     others = 0
     for file in below:
         if file not in items:
@@ -71,21 +73,9 @@ def _items(path: Path) -> list[tuple[Path, Look | None]]:
     return [*known, (path, _folder(len(known), others))] if others or not known else known
 
 
-def _below(folder: Path) -> Iterator[Path]:
-    """What is in a folder, to the bottom: files, and folders that are something by themselves.
-
-    Links to folders are not followed; hidden names and sidecars are left out.
-    """
-    for place, folders, names in os.walk(folder):
-        whole = [name for name in sorted(folders) if _whole_folder(Path(place) / name) is not None]
-        folders[:] = [name for name in sorted(folders) if not name.startswith(".") and name not in whole]
-        shown = [name for name in sorted(names) if not name.startswith(".") and not name.endswith(SIDECAR)]
-        yield from (Path(place) / name for name in (*whole, *shown))
-
-
 def _whole_folder(folder: Path) -> Look | None:
     """How to look at a folder that is one thing, by the files that make it one."""
-    if folder.suffix == ".zarr":
+    if folder.suffix.lower() == ZARR:
         return bags.bag
     if (folder / "config.json").is_file() and (folder / WEIGHTS).is_file():
         return models.model
@@ -106,7 +96,7 @@ def _look(path: Path) -> Look:
     if suffix == ".safetensors":
         return models.tokens if models.is_tokens(path) else bags.bag
     if suffix == ".csv":
-        return bags.bag if slidechat.is_one(path) else tables.table
+        return bags.bag if slidechat.is_slidechat(path) else tables.table
     if suffix in SUFFIXES:
         return slides.whole(find_slides([path])[0])
     return _BY_SUFFIX.get(suffix, _unknown)

@@ -37,7 +37,7 @@ def odd(reason: str) -> Callable[[Path, InspectSettings], Finding]:
 
 
 def part(path: Path, run: InspectSettings) -> Finding:
-    """A file of a slide that is looked at as a whole; never called, only told apart."""
+    """Marker for files that belong to another slide; never called."""
     raise AssertionError(path)
 
 

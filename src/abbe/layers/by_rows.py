@@ -1,4 +1,4 @@
-"""Functions of rows, applied in steps so that what lies between two products stays small."""
+"""Row-wise functions applied to a few thousand rows at a time, so that intermediate results stay small."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-_ROWS = 8192  # rows per step where no gradient is kept
+_ROWS = 8192  # rows per step
 
 
 def by_rows(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """function(*inputs) for a function of rows, in steps where no gradient is kept."""
+    """function(*inputs) for a row-wise function; in steps if gradients are disabled."""
     n = len(inputs[0])
     if torch.is_grad_enabled() or n <= _ROWS:
         return function(*inputs)
@@ -25,7 +25,7 @@ def by_rows(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
 
 
 def add_by_rows(x: Tensor, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """x + function(*inputs); where no gradient is kept, in x itself and in steps, so x must be the caller's own."""
+    """x + function(*inputs) for a row-wise function; in steps and in place (x is changed) if gradients are disabled."""
     if torch.is_grad_enabled():
         return x + function(*inputs)
     for start in range(0, len(x), _ROWS):

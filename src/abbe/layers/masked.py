@@ -1,4 +1,4 @@
-"""Masked tokens, which stand for nothing: taken away before a stage, and put back in who went where."""
+"""Masked tokens (empty slots) are removed before a stage and restored in its assignment."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from abbe.types import Assignment, Condensed, TokenBatch, offsets_of
 
 
 def on_valid(batch: TokenBatch, run: Callable[[TokenBatch], Condensed]) -> Condensed:
-    """`run` of the tokens that are not masked, its assignment over all of them: an empty slot is no patch.
+    """`run` on the tokens that are not masked; the assignment covers all tokens, and drops the masked ones.
 
-    Raises BagError for a slide whose every token is masked. Tensors without values (meta), with which operations are
-    counted, are taken as valid.
+    Raises BagError for a slide whose tokens are all masked. On the meta device all tokens count as valid.
     """
     if batch.mask.is_meta or bool(batch.mask.all()):
         return run(batch)
@@ -23,7 +22,7 @@ def on_valid(batch: TokenBatch, run: Callable[[TokenBatch], Condensed]) -> Conde
     left = torch.bincount(batch.slide_index[rows].cpu(), minlength=len(batch))
     if not bool(left.all()):
         slide = batch.slide_ids[left.tolist().index(0)]
-        raise BagError(f"all tokens of slide {slide!r} are masked; there is nothing to read or keep")
+        raise BagError(f"all tokens of slide {slide!r} are masked; leave empty slides out of the batch")
     found = run(batch.rows(rows, offsets_of(left)))
     index = found.assignment.index.new_full((len(batch.features), found.assignment.index.shape[1]), -1)
     weight = found.assignment.weight.new_zeros(index.shape)

@@ -1,7 +1,7 @@
-"""One score a patch from pre-norm Transformer blocks of a narrow width.
+"""One score per patch, from narrow pre-norm Transformer blocks.
 
-What a patch may know of the others when it is scored is `context`: everything ("full"), what a few latents gathered
-("latent"), or nothing ("none").
+`context` is what a patch's score can depend on besides the patch: all other patches ("full"), a few latents that read
+all patches ("latent"), or nothing ("none").
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Scorer(nn.Module):
         super().__init__()
         self.context = context
         self.enter = nn.Linear(dim, width)
-        self.leave = nn.Linear(width, 1, bias=False)  # scores are standardised: a constant would cancel
+        self.leave = nn.Linear(width, 1, bias=False)  # scores are standardised, so a bias would cancel
         if context == "none":
             return
         kind = LatentBlock if context == "latent" else FullBlock
@@ -44,7 +44,7 @@ class Scorer(nn.Module):
 
 
 class FullBlock(nn.Module):
-    """Every token of a slide attends to every other: N² products, though never N² numbers at once."""
+    """Every token of a slide attends to all others: N² products, but no N × N matrix in memory."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class FullBlock(nn.Module):
 
 
 class LatentBlock(FullBlock):
-    """A slide's latents read all its tokens, then the tokens read the latents: O(N) instead of O(N²)."""
+    """A slide's latents read all tokens, then the tokens read the latents: O(N) instead of O(N²)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__(width, heads)
@@ -81,12 +81,12 @@ class LatentBlock(FullBlock):
         self, q: Tensor, k: Tensor, v: Tensor, latents: Tensor | None, lengths: list[int]
     ) -> tuple[Tensor, Tensor | None]:
         assert latents is not None
-        asking = self.latent_q(self.latent_norm1(latents))
-        slides = zip(asking, k.split(lengths), v.split(lengths), strict=True)
+        queries = self.latent_q(self.latent_norm1(latents))
+        slides = zip(queries, k.split(lengths), v.split(lengths), strict=True)
         latents = latents + self.latent_out(torch.stack([attend(*slide, self.heads) for slide in slides]))
         keys, values = self.latent_kv(self.latent_norm2(latents)).chunk(2, -1)
-        answers = zip(q.split(lengths), keys, values, strict=True)
-        return torch.cat([attend(*slide, self.heads) for slide in answers]), latents
+        slides = zip(q.split(lengths), keys, values, strict=True)
+        return torch.cat([attend(*slide, self.heads) for slide in slides]), latents
 
 
 def attend(q_LW: Tensor, k_MW: Tensor, v_MW: Tensor, heads: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Intervals that resample patients: slides of one patient are not independent, so they come and go together."""
+"""Intervals that resample patients with all their slides, since slides of one patient are not independent."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Statistic = Callable[[np.ndarray], float]
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure, its 95 % percentile interval, and what was counted.
+    """A metric with its 95 % percentile interval, and the numbers of slides `n` and of patients.
 
-    resamples: bootstrap samples in which the figure exists (all classes present), out of `drawn`.
+    resamples: bootstrap samples in which the metric is defined (all classes present), out of `drawn`.
     """
 
     value: float
@@ -34,7 +34,7 @@ class Interval:
 
 
 def shown(value: Mapping[str, Any] | None) -> str:
-    """A metric and its interval, {"value", "low", "high"}, as they are printed everywhere."""
+    """A metric and its interval, {"value", "low", "high"}, as text: "0.912 [0.876, 0.945]"."""
     if value is None:
         return "–"
     if value["value"] is None:
@@ -49,7 +49,7 @@ def patient_rows(cases: Sequence[str]) -> list[np.ndarray]:
 
 
 def resample_patients(cases: Sequence[str], draws: int, seed: int) -> list[np.ndarray]:
-    """`draws` bootstrap samples as row numbers: patients with replacement, all slides of each drawn patient."""
+    """Row numbers of `draws` bootstrap samples: patients drawn with replacement, each with all its slides."""
     rows = patient_rows(cases)
     rng = np.random.default_rng(seed)
     return [np.concatenate([rows[k] for k in rng.integers(len(rows), size=len(rows))]) for _ in range(draws)]
@@ -58,7 +58,7 @@ def resample_patients(cases: Sequence[str], draws: int, seed: int) -> list[np.nd
 def patient_bootstrap(cases: Sequence[str], statistic: Statistic, *, draws: int = 1000, seed: int = 0) -> Interval:
     """95 % percentile interval of `statistic(rows)` over resampled patients (Efron & Tibshirani 1993, ch. 13).
 
-    statistic: a figure from row numbers of the table; NaN where it does not exist, which is counted, not hidden.
+    statistic: row numbers → metric, NaN where it is not defined; such samples are left out and counted.
     """
     values = np.array([statistic(rows) for rows in resample_patients(cases, draws, seed)])
     return interval(statistic(np.arange(len(cases))), values, cases)
@@ -67,9 +67,9 @@ def patient_bootstrap(cases: Sequence[str], statistic: Statistic, *, draws: int 
 def seeds_and_patients_bootstrap(
     cases: Sequence[str], statistics: Sequence[Statistic], *, draws: int = 1000, seed: int = 0
 ) -> Interval:
-    """The mean over training seeds of a figure on the same slides, resampling seeds and patients together.
+    """The mean of a metric over training seeds on the same slides; both seeds and patients are resampled.
 
-    statistics: one a seed. Both sources of chance are in the interval: which patients, and which initialisation.
+    statistics: one per seed.
     """
     rng = np.random.default_rng([seed, 1])
     values = []
@@ -83,8 +83,7 @@ def seeds_and_patients_bootstrap(
 def nested_bootstrap(
     samples: Sequence[tuple[Sequence[str], Statistic]], *, draws: int = 1000, seed: int = 0
 ) -> Interval:
-    """The mean of a figure over repetitions that each have their own slides: repetitions are resampled, and within each
-    drawn one its patients.
+    """The mean of a metric over repetitions with slides of their own; repetitions and their patients are resampled.
 
     samples: (patient of every slide, statistic) of each repetition, such as one bank split with its training seed.
     """
@@ -97,14 +96,14 @@ def nested_bootstrap(
             rows = patients[k]
             means.append(samples[k][1](np.concatenate([rows[j] for j in rng.integers(len(rows), size=len(rows))])))
         values.append(np.mean(means))
-    # A patient of one repetition is not that of another, whatever the name.
+    # Patients of different repetitions are different, even if their names are equal.
     cases = [f"{number}/{case}" for number, (names, _) in enumerate(samples) for case in names]
     value = np.mean([statistic(np.arange(len(names))) for names, statistic in samples])
     return interval(float(value), np.array(values), cases)
 
 
 def interval(value: float, resampled: np.ndarray, cases: Sequence[str]) -> Interval:
-    """Percentile interval from resampled values, leaving out (and counting) those that do not exist."""
+    """Percentile interval of the resampled values that are finite; `Interval.resamples` counts them."""
     valid = resampled[np.isfinite(resampled)]
     low, high = np.percentile(valid, [2.5, 97.5]) if len(valid) else (float("nan"), float("nan"))
     return Interval(float(value), float(low), float(high), len(cases), len(set(cases)), len(valid), len(resampled))

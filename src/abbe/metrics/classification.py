@@ -1,4 +1,4 @@
-"""Figures for slide-level classification, from labels and class probabilities."""
+"""Metrics of slide-level classification, from labels and class probabilities."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score, roc_auc_
 
 
 def auroc(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Area under the ROC curve; for more than two classes the unweighted mean of one against the rest.
+    """Area under the ROC curve; for more than two classes the unweighted mean of one-vs-rest AUROCs.
 
-    labels: [n] int.   probabilities: [n, C], rows sum to 1.   NaN where a class has no slide.
+    labels: [n] int.   probabilities: [n, C], rows sum to 1.   NaN if a class has no slide.
     """
     classes = probabilities.shape[1]
     if len(np.unique(labels)) < classes:
@@ -22,7 +22,7 @@ def auroc(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def balanced_accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean recall over the classes, prediction = most probable class. NaN where a class has no slide."""
+    """Mean recall over the classes, predicting the most probable class. NaN if a class has no slide."""
     if len(np.unique(labels)) < probabilities.shape[1]:
         return float("nan")
     with warnings.catch_warnings():
@@ -33,7 +33,7 @@ def balanced_accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
 def quadratic_kappa(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """Cohen's κ with quadratic weights of the most probable class, classes in the order of the columns.
 
-    The measure of graded diagnoses such as ISUP. NaN where all slides have one class, given and predicted.
+    For graded diagnoses such as ISUP. NaN if labels and predictions together have only one class.
     """
     predicted = probabilities.argmax(1)
     if len(np.unique(np.concatenate([labels, predicted]))) < 2:

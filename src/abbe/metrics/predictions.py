@@ -1,4 +1,4 @@
-"""A table of predictions: written, read back and turned into metrics with intervals."""
+"""Tables of predictions, and their metrics with intervals."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def write_predictions(path: Path, table: pd.DataFrame) -> None:
 
 
 def read_predictions(path: str | Path) -> pd.DataFrame:
-    """A predictions table. Raises TableError naming what is missing."""
+    """A predictions table. Raises TableError if it cannot be read, or names the missing column."""
     path = Path(path)
     try:
         table = pd.read_parquet(path)
@@ -31,14 +31,16 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
         raise TableError(f"{path}: cannot be read as a parquet table ({error})") from error
     for column in _NEEDED:
         if column not in table:
-            raise TableError(f"{path}: no column {column!r}; expected {', '.join(_NEEDED)} and p_<class> of each class")
+            raise TableError(
+                f"{path}: no column {column!r}; expected {', '.join(_NEEDED)} and p_<class> for each class"
+            )
     if len(class_names(table)) < 2:
-        raise TableError(f"{path}: needs a column p_<class> for each of at least two classes")
+        raise TableError(f"{path}: expected columns p_<class> of at least two classes, found {class_names(table)}")
     return table
 
 
 def class_names(table: pd.DataFrame) -> list[str]:
-    """The classes of a predictions table, in its order."""
+    """The classes of a predictions table, in the order of its columns."""
     return [str(column)[2:] for column in table if str(column).startswith("p_")]
 
 
@@ -50,13 +52,13 @@ def arrays(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 
 def all_metrics(table: pd.DataFrame, *, draws: int = 1000, seed: int = 0) -> dict[str, Interval]:
-    """Every classification metric of the table's slides, with its patient-bootstrap 95 % interval."""
+    """Every classification metric with its 95 % interval; patients are resampled."""
     cases = table["case_id"].astype(str).tolist()
     return {name: patient_bootstrap(cases, statistic(table, name), draws=draws, seed=seed) for name in METRICS}
 
 
 def statistic(table: pd.DataFrame, metric: str) -> Statistic:
-    """The metric of that name as a function of the table's row numbers, for a bootstrap."""
+    """A metric as a function of the table's row numbers, for a bootstrap."""
     labels, probabilities = arrays(table)
 
     def value(rows: np.ndarray) -> float:
@@ -66,5 +68,5 @@ def statistic(table: pd.DataFrame, metric: str) -> Statistic:
 
 
 def summary(intervals: dict[str, Interval]) -> dict[str, Any]:
-    """The same as plain JSON values."""
+    """The intervals as plain JSON values."""
     return {name: value.as_dict() for name, value in intervals.items()}

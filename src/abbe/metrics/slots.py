@@ -1,7 +1,7 @@
-"""How slots are used: who takes how many patches, what they hold, and what the answer was read from.
+"""How slots are used: their shares of patches, what these patches are, and what the prediction was read from.
 
-Shares are told three ways, because they differ: by each patch's best slot (top-1), by membership among its routes
-(top-2 in TC-SSA), and by mass. All are pooled over the slides of a sample, so that a bootstrap can resample slides.
+Shares are measured in three ways that differ: by each patch's main slot (top-1), by all slots among its routes (top-2
+in TC-SSA), and by mass. All are pooled over the slides of a sample, so that a bootstrap can resample slides.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 
 OTHER, EVIDENCE, ARTEFACT = range(3)
-_IN_USE = 0.01  # share of patches from which a slot counts as one that gathers something
+_IN_USE = 0.01  # smallest share of patches of a slot that counts as in use
 
 
 @dataclass(frozen=True, eq=False)
 class SlotTable:
-    """Slides × slots. S slides, K slots, 3 kinds of patches (OTHER, EVIDENCE, ARTEFACT).
+    """Slot usage of S slides, K slots and 3 kinds of patches (OTHER, EVIDENCE, ARTEFACT).
 
-    best [S, 3, K]: patches by kind and by the slot of their largest weight.   member [S, K]: patches with the slot
-    among their routes.   mass [S, K]: sum of weights.   read [S, 3]: share of the pooled vector through each kind.
+    best [S, 3, K]: patches by kind and main slot.   member [S, K]: patches with the slot among their routes.
+    mass [S, K]: sum of weights.   read [S, 3]: share of the pooled vector that came through each kind.
     """
 
     best: np.ndarray
@@ -32,7 +32,7 @@ class SlotTable:
 def slide_slots(
     index: np.ndarray, weight: np.ndarray, contribution: np.ndarray, kind: np.ndarray, slots: int
 ) -> SlotTable:
-    """One slide's table. index [N, R] (−1 dropped), weight [N, R], contribution [N], kind [N] (OTHER, …)."""
+    """The table of one slide. index [N, R] (−1 dropped), weight [N, R], contribution [N], kind [N] (OTHER, …)."""
     kept = index >= 0
     main = np.where(kept, weight, -1.0).argmax(1)
     first = index[np.arange(len(index)), main]
@@ -45,49 +45,49 @@ def slide_slots(
 
 
 def joined(slides: Sequence[SlotTable]) -> SlotTable:
-    """The rows of several tables in one."""
+    """Several tables, concatenated over slides."""
     return SlotTable(
         *(np.concatenate([getattr(s, name) for s in slides]) for name in ("best", "member", "mass", "read"))
     )
 
 
 def top1_share(table: SlotTable, rows: np.ndarray) -> float:
-    """Share of all patches whose best slot is the cohort's most popular one."""
+    """Share of all patches in the slot that is the main slot of most patches."""
     by_slot = table.best[rows].sum((0, 1))
     return float(by_slot.max() / by_slot.sum())
 
 
 def top1_share_of_a_slide(table: SlotTable, rows: np.ndarray) -> float:
-    """The same with each slide's own most popular slot, averaged over slides."""
+    """The same within each slide, averaged over slides."""
     by_slide = table.best[rows].sum(1)
     return float((by_slide.max(1) / by_slide.sum(1)).mean())
 
 
 def top2_membership(table: SlotTable, rows: np.ndarray) -> float:
-    """Share of all patches that have the slot with most members among their routes."""
+    """Largest share of all patches that have one slot among their routes."""
     return float(table.member[rows].sum(0).max() / table.best[rows].sum())
 
 
 def mass_share(table: SlotTable, rows: np.ndarray) -> float:
-    """Share of all mass that the heaviest slot holds."""
+    """Share of the total mass in the heaviest slot."""
     by_slot = table.mass[rows].sum(0)
     return float(by_slot.max() / by_slot.sum())
 
 
 def dead_slots(table: SlotTable, rows: np.ndarray) -> float:
-    """Slots that no patch of any slide was routed to."""
+    """Number of slots to which no patch of any slide was routed."""
     return float((table.member[rows].sum(0) == 0).sum())
 
 
 def evidence_purity(table: SlotTable, rows: np.ndarray) -> float:
-    """For a patch of evidence, the share of its slot's patches that are evidence too: 1 undiluted, f fully mixed."""
+    """Mean over evidence patches of the share of evidence in their main slot: 1 if pure, f if evenly mixed."""
     kinds = table.best[rows].sum(0)
     evidence, everything = kinds[EVIDENCE], kinds.sum(0)
     return float((evidence * evidence / np.maximum(everything, 1)).sum() / evidence.sum())
 
 
 def artefact_slots(table: SlotTable, rows: np.ndarray) -> float:
-    """Slots with at least 1 % of all patches, most of them artefacts."""
+    """Number of slots with at least 1 % of all patches, most of them artefacts."""
     kinds = table.best[rows].sum(0)
     everything = kinds.sum(0)
     used = everything >= _IN_USE * everything.sum()
@@ -95,7 +95,7 @@ def artefact_slots(table: SlotTable, rows: np.ndarray) -> float:
 
 
 def read_from_evidence(table: SlotTable, rows: np.ndarray) -> float:
-    """Share of the pooled vector that came through patches of evidence, averaged over slides."""
+    """Share of the pooled vector that came through evidence patches, averaged over slides."""
     return float(table.read[rows, EVIDENCE].mean())
 
 

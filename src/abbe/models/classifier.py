@@ -1,8 +1,8 @@
-"""Slide → class: features brought to one scale, a condenser, then a head that pools the weighted tokens.
+"""Slide → class: features on one scale, a condenser, then a head that pools the weighted tokens.
 
-Head: LayerNorm → pooled over valid tokens → MLP(512, GELU, dropout 0.3), as in the TC-SSA authors' code. Pooling
-honours `TokenBatch.weight` and `mask`: a plain mean would drown K chosen tokens in N − K noises on a soft path. Or one
-of torchmil's heads, from the normed tokens to the logits.
+Head: LayerNorm → pooling over valid tokens → MLP(512, GELU, dropout 0.3). Pooling uses `TokenBatch.weight` and `mask`:
+on a soft path, a plain mean would drown K kept tokens in the noise of N − K others. Or one of torchmil's heads, from
+the normalised tokens to the logits.
 """
 
 from __future__ import annotations
@@ -10,29 +10,32 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from html import escape
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from abbe.condensers import create_condenser
-from abbe.errors import ConfigError
+from abbe.errors import ConfigError, InputError
 from abbe.layers.gated_attention import GatedAttention
 from abbe.models.config import ClassifierConfig
 from abbe.models.hub import save_pretrained
 from abbe.models.torchmil_heads import HEADS, TorchMILHead
 from abbe.ops.segments import segment_softmax, segment_sum, segment_weighted_sum
-from abbe.types import Condensed, TokenBatch
+from abbe.types import Assignment, Condensed, TokenBatch
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """logits: [B, C].   attention: [T] share of each token in its slide's pooled vector, Σ = 1 a slide; 0 with summary
-    pooling, which reads no token, and with transmil, whose attention would be a matrix.
+    """What a classifier says about B slides.
 
-    condensed: what the condenser gave; `condensed.losses` belong to the training loss.
-    auxiliary: [B, C] logits from each of the condenser's own predictions, which training supervises too.
-    instance_loss: labels [B] → scalar summed over slides, what clam and dsmil teach single tokens; None for the others.
+    logits: [B, C].
+    attention: [T] share of each token in its slide's pooled vector, Σ = 1 per slide. Zeros with summary pooling, which
+    reads no token, and with transmil, whose attention is a matrix.
+    condensed: the condenser's result; `condensed.losses` are part of the training loss.
+    auxiliary: [B, C] logits from each of the condenser's predictions; training supervises them too.
+    instance_loss: labels [B] → scalar summed over slides, the loss on single tokens of clam and dsmil; otherwise None.
     """
 
     logits: Tensor
@@ -60,7 +63,7 @@ class Classifier(nn.Module):
         self.condenser = create_condenser(config.condenser, dim=config.dim, **config.condenser_options)
         width = self.condenser.width
         if config.pooling == "summary" and not self.condenser.summarises:
-            raise ConfigError(f"pooling 'summary' needs a condenser that gives one; {config.condenser} has none")
+            raise ConfigError(f"pooling 'summary' needs a condenser with a summary; {config.condenser} has none")
         self.norm = nn.LayerNorm(width)
         self.pool = GatedAttention(width) if config.pooling == "attention" else None
         self.head = (
@@ -82,8 +85,17 @@ class Classifier(nn.Module):
         )
 
     def forward(self, batch: TokenBatch, *, tokens: int | float | Sequence[int] | None = None) -> Prediction:
-        """Classify every slide of the batch; `tokens` is a budget for this call, where the method allows one."""
-        condensed = self.condenser(self.scaler(batch), tokens=tokens)
+        """Classify every slide of the batch. tokens: a budget for this call, if the method allows one."""
+        return self.classify(self.condenser(self.scaler(batch), tokens=tokens))
+
+    def stream(self, slide_id: str) -> ClassifierStream:
+        """Classify one slide in chunks. Raises InputError in training mode, or if the condenser does not stream."""
+        if self.training:
+            raise InputError("a classifier streams in eval mode only; call model.eval() first")
+        return ClassifierStream(self, slide_id)
+
+    def classify(self, condensed: Condensed) -> Prediction:
+        """Apply the head to condensed slides."""
         auxiliary = {name: self.auxiliary[_module_name(name)](x) for name, x in condensed.predictions.items()}
         if isinstance(self.head, TorchMILHead):
             return self._by_torchmil(self.head, condensed, auxiliary)
@@ -91,7 +103,7 @@ class Classifier(nn.Module):
         return Prediction(self.head(pooled), attention, condensed, auxiliary)
 
     def freeze_condenser(self) -> None:
-        """Leave the condenser as it is while the rest trains: no gradient, no noise, no dropout, the hard path."""
+        """Keep the condenser fixed while the rest trains: no gradient, and always in eval mode."""
         self.frozen = True
         self.condenser.requires_grad_(requires_grad=False).eval()
 
@@ -112,7 +124,7 @@ class Classifier(nn.Module):
         return Prediction(pooled.logits, attention, condensed, auxiliary, teach)
 
     def _pooled(self, condensed: Condensed) -> tuple[Tensor, Tensor]:
-        """(what the head reads of each slide [B, width], share of each token in it [T])."""
+        """(pooled vector of each slide [B, width], share of each token in it [T])."""
         kept = condensed.tokens
         if self.config.pooling == "summary":
             assert condensed.summary is not None
@@ -127,19 +139,49 @@ class Classifier(nn.Module):
         return segment_weighted_sum(rows, attention.to(rows.dtype), kept.offsets), attention
 
     def save_pretrained(self, folder: str | Path, *, card: str | None = None) -> None:
-        """Commit config.json, model.safetensors and README.md (`card`, Markdown) to a folder; `abbe.load` reads it."""
+        """Write config.json, model.safetensors and README.md (`card`, Markdown) to a folder for `abbe.load`."""
         save_pretrained(self, folder, card=card or f"# {self.config.condenser} slide classifier\n")
+
+    def _repr_html_(self) -> str:
+        """A table of what the model is, which notebooks display."""
+        rows = {
+            "classes": ", ".join(self.config.classes),
+            "condenser": self.config.condenser,
+            "tokens": self.condenser.tokens,
+            "encoder": self.config.encoder or "unknown",
+            "width": self.config.dim,
+            "parameters": f"{sum(parameter.numel() for parameter in self.parameters()):,}",
+        }
+        cells = "".join(f"<tr><th>{name}</th><td>{escape(str(value))}</td></tr>" for name, value in rows.items())
+        return f"<table>{cells}</table>"
 
 
 def _module_name(prediction: str) -> str:
     return prediction.replace("/", "_")
 
 
+class ClassifierStream:
+    """One slide classified in chunks: the condenser's stream on scaled features, then the head."""
+
+    def __init__(self, model: Classifier, slide_id: str) -> None:
+        self.model, self.condensing = model, model.condenser.stream(slide_id)
+
+    @torch.no_grad()
+    def update(self, features: Tensor, positions: Tensor | None = None) -> Assignment:
+        """Add the next patches [n, D] and [n, 2], in slide order. Returns the assignment of these n patches."""
+        return self.condensing.update(self.model.scaler.scale(features), positions)
+
+    @torch.no_grad()
+    def finish(self) -> Prediction:
+        """The prediction for the slide; its assignment has no rows."""
+        return self.model.classify(self.condensing.finish())
+
+
 class FeatureScaler(nn.Module):
-    """(x − centre) / spread, feature by feature; the identity until `measure` has seen the training patches.
+    """(x − centre) / spread for each feature; the identity until `measure` has been called.
 
     Encoders differ in scale (L2-normalised CONCH has a standard deviation of 0.044, `texture`'s features range from
-    0.07 to 2.2), and a recipe tuned on one starves on another. Not learned: it is a buffer of the model.
+    0.07 to 2.2), and a learning rate tuned on one is wrong for another. Centre and spread are buffers, not learned.
     """
 
     centre: Tensor
@@ -161,9 +203,12 @@ class FeatureScaler(nn.Module):
         mean = total / count
         variance = (squares / count - mean.square()).clamp_min(0)
         self.centre.copy_(mean)
-        # A feature that never varies says nothing; dividing by its spread would turn rounding into signal.
+        # Dividing a constant feature by its spread would turn rounding errors into signal.
         self.spread.copy_(torch.where(variance > 1e-10, variance.sqrt(), 1.0))
 
     def forward(self, batch: TokenBatch) -> TokenBatch:
-        features = (batch.features - self.centre.to(batch.features.dtype)) / self.spread.to(batch.features.dtype)
-        return replace(batch, features=features)
+        return replace(batch, features=self.scale(batch.features))
+
+    def scale(self, features: Tensor) -> Tensor:
+        """Rows [N, D] on the common scale, in their own dtype."""
+        return (features - self.centre.to(features.dtype)) / self.spread.to(features.dtype)

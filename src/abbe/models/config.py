@@ -1,4 +1,4 @@
-"""What a classifier is made from."""
+"""The configuration of a classifier."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Pooling = Literal["mean", "attention", "summary", "abmil", "clam", "dsmil", "tra
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """All that is needed to build a classifier again. `dim` is the width of the features, `encoder` what made them."""
+    """Everything needed to build a classifier again. dim: width of the features.   encoder: the patch encoder."""
 
     dim: int
     classes: tuple[str, ...]

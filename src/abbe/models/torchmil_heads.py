@@ -1,7 +1,7 @@
-"""torchmil's pooling as heads of a classifier: ABMIL, CLAM, DSMIL, TransMIL on condensed tokens or on all patches.
+"""torchmil's pooling as heads of a classifier: ABMIL, CLAM, DSMIL, TransMIL, on condensed tokens or on all patches.
 
-torchmil's models take padded bags and give one binary logit. Used here are their pooling parts, on one slide at a time,
-so nothing is padded; the output layer for C classes is our own. What a part cannot do for C classes is refused.
+torchmil's models take padded bags and give one binary logit. Here their pooling parts run on one slide at a time, so
+nothing is padded, and the output layer for C classes is our own. What a part cannot do for C classes is refused.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ HEADS = ("abmil", "clam", "dsmil", "transmil")
 
 @dataclass(frozen=True, eq=False)
 class Pooled:
-    """logits: [B, C].   vectors: [B, W], what the output layer saw.
+    """logits: [B, C].   vectors: [B, W], the input of the output layer.
 
-    attention: [T] before normalisation, or None for TransMIL, whose attention would be an N × N matrix.
+    attention: [T] before normalisation, or None for TransMIL, whose attention is an N × N matrix.
     """
 
     logits: Tensor
@@ -32,13 +32,13 @@ class Pooled:
 
 
 class TorchMILHead(nn.Module):
-    """TokenBatch [T, width] → Pooled, by torchmil's `name`: one of HEADS.
+    """TokenBatch [T, width] → Pooled, by torchmil's model `name`, one of HEADS.
 
-    hidden: width of the attention (of TransMIL's blocks).   instances: patches CLAM labels at each end of its
-    attention.
+    hidden: width of the attention (for TransMIL, of its blocks).
+    instances: number of most and of least attended patches that CLAM labels.
 
-    Raises ConfigError for another name, where torchmil is missing, and for DSMIL with more than two classes: its
-    critical patch is found by one logit.
+    Raises ConfigError for another name, if torchmil is not installed, and for DSMIL with more than two classes, because
+    one logit selects its critical patch.
     """
 
     def __init__(self, name: str, *, width: int, classes: int, hidden: int = 128, instances: int = 8) -> None:
@@ -49,7 +49,7 @@ class TorchMILHead(nn.Module):
             raise ConfigError(f"{name}: a head needs at least two classes, got {classes}")
         if name == "dsmil" and classes > 2:
             raise ConfigError(
-                f"dsmil: torchmil's DSMIL finds its critical patch by one logit, so it serves two classes, not "
+                f"dsmil: torchmil's DSMIL selects its critical patch by one logit, so it serves two classes, not "
                 f"{classes}; use abmil, clam or transmil"
             )
         self.name, self.classes = name, classes
@@ -57,10 +57,10 @@ class TorchMILHead(nn.Module):
         self.output = nn.Linear(vector, classes)
 
     def forward(self, tokens: TokenBatch) -> Pooled:
-        """Pool every slide. Raises InputError for soft weights, which torchmil cannot honour, or an empty slide."""
+        """Pool every slide. Raises InputError for soft weights, which torchmil ignores, and for an empty slide."""
         if not bool((tokens.weight == 1).all()):
             raise InputError(
-                f"{self.name}: torchmil's heads know no soft weights; give tokens of the hard path (soft=False; in "
+                f"{self.name}: torchmil's heads ignore soft weights; give tokens of the hard path (soft=False; in "
                 "training, --condenser-train frozen), or use pooling mean or attention"
             )
         vectors, attention = [], []
@@ -68,31 +68,30 @@ class TorchMILHead(nn.Module):
             rows = slide.features[slide.mask]
             if len(rows) == 0:
                 raise InputError(f"{self.name}: slide {slide.slide_ids[0]!r} has no valid token to pool")
-            vector, looked = self._pool(rows[None])
+            vector, scores = self._pool(rows[None])
             vectors.append(vector)
-            if looked is not None:
-                attention.append(looked.new_full((len(slide.mask),), -torch.inf).masked_scatter(slide.mask, looked))
+            if scores is not None:
+                attention.append(scores.new_full((len(slide.mask),), -torch.inf).masked_scatter(slide.mask, scores))
         stacked = torch.cat(vectors)
         return Pooled(self.output(stacked), stacked, torch.cat(attention) if attention else None)
 
     def instance_loss(self, tokens: TokenBatch, pooled: Pooled, labels: Tensor) -> Tensor:
-        """What the method teaches single patches, summed over slides: scalar. labels: [B] int64.
+        """The method's loss on single patches, a scalar summed over slides. labels: [B] int64.
 
-        clam: a smooth top-1 margin on the most and least attended patches (two classes only).   dsmil: the bag's
-        label for the critical patch.   abmil, transmil: none, zero.
+        clam: a smooth top-1 margin on the most and the least attended patches (two classes only).
+        dsmil: cross-entropy between the bag's label and the critical patch.   abmil, transmil: zero.
         """
         total = pooled.logits.new_zeros(())
         if self.name == "clam" and self.classes > 2:
             raise ConfigError(
                 f"clam: torchmil's instance classifiers are made for two classes, not {self.classes}; "
-                "leave the instance loss out"
+                "train without the instance loss"
             )
         if self.name not in ("clam", "dsmil"):
             return total
-        attention = pooled.attention
-        assert attention is not None
-        looked = attention.split(tokens.lengths.tolist())
-        for slide, scores, label in zip(tokens, looked, labels, strict=True):
+        assert pooled.attention is not None
+        attention = pooled.attention.split(tokens.lengths.tolist())
+        for slide, scores, label in zip(tokens, attention, labels, strict=True):
             rows = slide.features[slide.mask]
             if self.name == "clam":
                 total = total + self.body.compute_inst_loss(scores[slide.mask][None], rows[None], label[None])
@@ -102,7 +101,7 @@ class TorchMILHead(nn.Module):
         return total
 
     def _pool(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(vector [1, W], attention [N] or None) of one slide's tokens [1, N, width]."""
+        """(pooled vector [1, W], attention [N] or None) of one slide's tokens [1, N, width]."""
         if self.name == "transmil":
             return self.body(rows).reshape(1, -1), None
         if self.name == "dsmil":
@@ -113,7 +112,7 @@ class TorchMILHead(nn.Module):
 
 
 def _body(name: str, width: int, classes: int, hidden: int, instances: int) -> tuple[Any, int]:
-    """(torchmil's model without its output layer, width of the vector it pools to)."""
+    """(torchmil's model without its output layer, width of its pooled vector)."""
     try:
         from torchmil.models import ABMIL, CLAM_SB, DSMIL, TransMIL
     except ImportError as error:
@@ -123,7 +122,7 @@ def _body(name: str, width: int, classes: int, hidden: int, instances: int) -> t
         body = TransMIL(**common)
         body.classifier = nn.Identity()
         for layer in body.layers:
-            layer.norm2.requires_grad_(requires_grad=False)  # of an MLP that is not there
+            layer.norm2.requires_grad_(requires_grad=False)  # belongs to an MLP that torchmil leaves out
         return body, hidden
     if name == "dsmil":
         body = DSMIL(**common)

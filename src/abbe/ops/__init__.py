@@ -1,1 +1,1 @@
-"""Pure functions on packed tokens; `naive.py` holds the slow, readable truth of each."""
+"""Pure functions on packed tokens; `naive.py` has a slow, readable reference of each."""

@@ -1,8 +1,8 @@
 """Dilated attention: each head reads every r-th token of a segment, for several segment lengths and dilations r.
 
-Source: LongNet (Ding et al. 2023), §3. Branches are combined by their log-sum-exp, which is the same as one softmax in
-which a key counts as often as branches show it. So one log-sum-exp a token and head is all the backward needs: the
-weights of any piece are exp(scores − lse), made again piece by piece. Nothing of size N × N is built.
+Source: LongNet (Ding et al. 2023), §3. Branches are combined by their log-sum-exp, which equals one softmax in which a
+key counts once per branch that contains it. So the backward pass needs only one log-sum-exp per token and head: the
+weights of a piece are exp(scores − lse), recomputed piece by piece. No N × N matrix is built.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from abbe.errors import ConfigError, nearest
+from abbe.ops.precision import exact_float32
 
 Branch = tuple[int, int]  # (segment length, dilation)
 SEGMENTS = ("cover", "paper")
-_SCORES = 2 * 2**20  # scores held at once on a CPU: 8 MB in float32, about what a cache holds
+_SCORES = 2 * 2**20  # scores computed at once on a CPU: 8 MB in float32, about the size of a cache
 
 
 def branches_of(length: int, *, segments: str = "cover", piece: int = 1024, levels: int = 5) -> list[Branch]:
     """The branches for a sequence of `length` tokens: segments of piece·2^i tokens with dilation 2^i, i < levels.
 
-    "paper": these alone. Their borders nest, so nothing past row piece·2^(levels−1) − 1 ever reaches the first token.
-    "cover": one more over the whole sequence, with dilation ceil(length / piece). Pieces stay at most `piece` long.
-    Raises ConfigError for another name.
+    "paper": these alone. Segments are nested, so rows from piece·2^(levels−1) on never reach the first token.
+    "cover": one more branch over the whole sequence, with dilation ceil(length / piece), so that pieces are at most
+    `piece` long. Raises ConfigError for another name.
     """
     if segments not in SEGMENTS:
         raise ConfigError(
@@ -44,11 +45,10 @@ def dilated_attention(
     """(output [T, H, C], log-sum-exp [T, H]) of packed sequences, with exact gradients through both.
 
     q, k, v: [T, H, C].  offsets: [B+1] on the CPU.  branches: for each of the B sequences, (segment, dilation r) pairs.
-    Within a segment head h reads rows h mod r, h mod r + r, …; a short last segment holds what is left. A token that no
-    branch shows to a head gets zeros and a log-sum-exp of −inf. Truth: `abbe.ops.naive.dilated_attention`.
+    Within a segment, head h reads rows h mod r, h mod r + r, …; the last segment may be shorter. Where no branch of a
+    head contains a token, its output is zero and its log-sum-exp −inf. Reference: `abbe.ops.naive.dilated_attention`.
     """
-    device = q_THC.device.type
-    with torch.autocast(device, enabled=False):
+    with exact_float32(q_THC.device.type):
         output, lse = _Dilated.apply(q_THC, k_THC, v_THC, tuple(offsets.tolist()), branches)
     return output, lse
 
@@ -65,7 +65,7 @@ class _Dilated(torch.autograd.Function):
             weights = _scores(q[at], k[at], exact)
             highest = weights.amax(-1, keepdim=True)
             total = weights.sub_(highest).exp_().sum(-1, keepdim=True)
-            if v.dtype == torch.float16:  # up to `piece` rows of weight 1 each would leave its range
+            if v.dtype == torch.float16:  # divide first: a sum of `piece` rows could overflow
                 part = (weights.div_(total).to(v.dtype) @ v[at].transpose(0, 1)).to(exact)
             else:
                 part = (weights.to(v.dtype) @ v[at].transpose(0, 1)).to(exact) / total
@@ -100,13 +100,13 @@ class _Dilated(torch.autograd.Function):
 
 
 def _scores(q_LHC: Tensor, k_LHC: Tensor, exact: torch.dtype) -> Tensor:
-    """[H, L, L], scaled: the queries are, since they are few."""
+    """[H, L, L] scaled scores. The queries are scaled, which is cheaper than scaling the scores."""
     scaled = q_LHC.transpose(0, 1) * q_LHC.shape[-1] ** -0.5
     return (scaled @ k_LHC.permute(1, 2, 0)).to(exact)
 
 
 def _pieces(offsets: tuple[int, ...], branches: Sequence[Sequence[Branch]], q: Tensor) -> Iterator[tuple[slice, slice]]:
-    """(rows, heads) of every piece: strided slices, so that reading one and adding to it copies nothing else."""
+    """(rows, heads) of every piece, as strided slices, so that pieces are read and written without index tensors."""
     heads = q.shape[1]
     for (first, end), pairs in zip(pairwise(offsets), branches, strict=True):
         for segment, dilation in pairs:
@@ -115,12 +115,12 @@ def _pieces(offsets: tuple[int, ...], branches: Sequence[Sequence[Branch]], q: T
                 for offset in range(min(dilation, heads, stop - start)):
                     length = math.ceil((stop - start - offset) / dilation)
                     rows = slice(start + offset, stop, dilation)
-                    for some in _groups(offset, heads, dilation, length, on_cpu=q.device.type == "cpu"):
-                        yield rows, some
+                    for group in _groups(offset, heads, dilation, length, on_cpu=q.device.type == "cpu"):
+                        yield rows, group
 
 
 def _groups(offset: int, heads: int, dilation: int, length: int, *, on_cpu: bool) -> Iterator[slice]:
-    """The heads of one offset, a few at a time on a CPU so that their scores stay in its cache."""
+    """The heads of one offset; on a CPU a few at a time, so that their scores fit into the cache."""
     count = math.ceil((heads - offset) / dilation)
     at_once = max(1, _SCORES // length**2) if on_cpu else count
     for first in range(0, count, at_once):

@@ -1,17 +1,17 @@
-"""k-means: k-means++ seeds, then Lloyd's steps until nothing moves."""
+"""k-means: k-means++ seeds, then Lloyd's steps until no row changes its centre."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-CHUNK = 16_384  # rows whose distances to the centres are there at once
+CHUNK = 16_384  # rows whose distances to the centres are computed at once
 
 
 def kmeans(rows_ND: Tensor, k: int, *, generator: torch.Generator, steps: int = 20) -> Tensor:
-    """Centres [min(k, N), D] of rows [N, D]. Every draw comes from `generator`, on the CPU.
+    """Centres [min(k, N), D] of rows [N, D]. All random draws come from `generator`, on the CPU.
 
-    A centre that lost its rows stays where it is. Sources: Lloyd 1982; Arthur & Vassilvitskii 2007 (seeds).
+    A centre without rows does not move. Sources: Lloyd 1982; Arthur & Vassilvitskii 2007 (seeds).
     """
     centres = _seeds(rows_ND, min(k, len(rows_ND)), generator)
     before = None
@@ -27,13 +27,13 @@ def kmeans(rows_ND: Tensor, k: int, *, generator: torch.Generator, steps: int = 
 
 
 def nearest_centre(rows_ND: Tensor, centres_KD: Tensor) -> Tensor:
-    """int64 [N]: the nearest centre of each row by Euclidean distance (the first of equals), a chunk at a time."""
+    """int64 [N]: the nearest centre of each row by Euclidean distance; ties go to the first centre."""
     half = centres_KD.square().sum(1) / 2
     return torch.cat([(half - rows @ centres_KD.T).argmin(1) for rows in rows_ND.split(CHUNK)])
 
 
 def _seeds(rows: Tensor, k: int, generator: torch.Generator) -> Tensor:
-    """[k, D]: k-means++: each seed is drawn with a probability that grows with its squared distance to those before."""
+    """[k, D]: k-means++: each seed is drawn with probability ∝ its squared distance to the nearest seed before it."""
     squares = rows.square().sum(1)
     distance = torch.full_like(squares, torch.inf)
     seed = int(torch.randint(len(rows), (1,), generator=generator))

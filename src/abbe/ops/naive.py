@@ -1,4 +1,4 @@
-"""The slow, readable truth of each op: loops over slides, tokens and slots, in float64. Tests compare against it."""
+"""A slow, readable reference of each op: loops over slides, tokens and slots, in float64. Tests compare with it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def segment_softmax(logits: Sequence[float], offsets: Sequence[int]) -> list[flo
 def soft_topk(u: Tensor, budgets: Sequence[float], offsets: Sequence[int]) -> Tensor:
     """[T] weights of `abbe.ops.soft_topk`, in float64 with autograd.
 
-    t comes from plain bisection on Python floats; one Newton step, written with tensors, then carries its gradient.
+    t comes from plain bisection on Python floats; one Newton step on tensors then gives it a gradient.
     """
     out = []
     for (start, stop), k in zip(pairwise(offsets), budgets, strict=True):
@@ -69,41 +69,41 @@ def _sigmoid(x: float) -> float:
 
 
 def rope2d(x: Tensor, positions: Tensor, theta: float = 100.0) -> Tensor:
-    """[T, H, C] turned as `abbe.ops.rope2d`: each channel pair is a complex number times e^(i · angle)."""
+    """[T, H, C] rotated as by `abbe.ops.rope2d`: each channel pair is a complex number, times e^(i · angle)."""
     t, h, c = x.shape
     n = c // 4
     out = torch.zeros(t, h, c, dtype=torch.float64)
     for token in range(t):
         for pair in range(c // 2):
             axis, i = (0, pair) if pair < n else (1, pair - n)
-            turn = complex(0, 1) * float(positions[token, axis]) * theta ** (-i / n)
+            angle = complex(0, 1) * float(positions[token, axis]) * theta ** (-i / n)
             for head in range(h):
                 a, b = float(x[token, head, 2 * pair]), float(x[token, head, 2 * pair + 1])
-                turned = complex(a, b) * cmath.exp(turn)
-                out[token, head, 2 * pair], out[token, head, 2 * pair + 1] = turned.real, turned.imag
+                rotated = complex(a, b) * cmath.exp(angle)
+                out[token, head, 2 * pair], out[token, head, 2 * pair + 1] = rotated.real, rotated.imag
     return out
 
 
 def dilated_attention(
     q: Tensor, k: Tensor, v: Tensor, branches: Sequence[tuple[int, int]], rows: Sequence[int] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(output, lse) of one sequence [N, H, C]: a dense softmax in which each key counts as often as a branch shows it.
+    """(output, lse) of one sequence [N, H, C]: a dense softmax in which a key counts once per branch that contains it.
 
-    rows: the queries to answer (all by default), so that a test can go through a long sequence in parts.
+    rows: the queries to compute, all by default.
     """
     n, heads, width = q.shape
     at = torch.arange(n)
-    asked = at if rows is None else torch.as_tensor(rows)
+    queries = at if rows is None else torch.as_tensor(rows)
     outputs, sums = [], []
     for head in range(heads):
-        shown = torch.zeros(len(asked), n, dtype=torch.float64)
+        times = torch.zeros(len(queries), n, dtype=torch.float64)
         for segment, dilation in branches:
             on_grid = (at % segment) % dilation == head % dilation
-            same_segment = asked[:, None] // segment == at // segment
-            shown += same_segment & on_grid & on_grid[asked, None]
-        scores = (q[asked, head].double() @ k[:, head].double().T) / math.sqrt(width)
-        lse = (scores + shown.log()).logsumexp(1)
-        weights = shown * (scores - torch.where(lse.isfinite(), lse, 0.0)[:, None]).exp()
+            same_segment = queries[:, None] // segment == at // segment
+            times += same_segment & on_grid & on_grid[queries, None]
+        scores = (q[queries, head].double() @ k[:, head].double().T) / math.sqrt(width)
+        lse = (scores + times.log()).logsumexp(1)
+        weights = times * (scores - torch.where(lse.isfinite(), lse, 0.0)[:, None]).exp()
         outputs.append(weights @ v[:, head].double())
         sums.append(lse)
     return torch.stack(outputs, 1), torch.stack(sums, 1)
@@ -122,7 +122,7 @@ def farthest_points(rows: Tensor, k: int) -> list[int]:
 
 
 def merge_to(rows: Tensor, amounts: Sequence[float], k: int, window: int) -> list[int]:
-    """The group of each row as `abbe.ops.merge.merge_to` numbers it: lists of members, joined pair by pair."""
+    """The group of each row, numbered as by `abbe.ops.merge.merge_to`: lists of members, merged pair by pair."""
     members = [[i] for i in range(len(rows))]
     while len(members) > k:
         means = [_weighted_mean(rows, amounts, group) for group in members]
@@ -141,7 +141,7 @@ def merge_to(rows: Tensor, amounts: Sequence[float], k: int, window: int) -> lis
 
 
 def _weighted_mean(rows: Tensor, amounts: Sequence[float], group: list[int]) -> Tensor:
-    """Direction of the weighted mean of rows: cosines need no length."""
+    """The weighted mean of rows, normalised."""
     total = torch.stack([amounts[i] * rows[i].double() for i in group]).sum(0)
     return total / total.norm()
 
@@ -154,7 +154,7 @@ def kmeans_step(rows: Tensor, centres: Tensor) -> tuple[list[int], Tensor]:
 
 
 def hilbert_curve(bits: int) -> list[tuple[int, int]]:
-    """All places of a 2^bits grid in the order of the Hilbert curve: four turned copies of the curve half as fine."""
+    """All cells of a 2^bits grid in the order of the Hilbert curve: four rotated copies of the next coarser curve."""
     if bits == 0:
         return [(0, 0)]
     half, quarter = 2 ** (bits - 1), hilbert_curve(bits - 1)

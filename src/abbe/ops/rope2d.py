@@ -1,7 +1,7 @@
-"""Two-dimensional rotary positions: x turns one half of a head's channels, y the other.
+"""Two-dimensional rotary positions: x rotates one half of a head's channels, y the other.
 
-Angles are position × θ^(−i/n) for the n = C/4 frequencies of an axis, in float32; channel pairs are interleaved
-(0, 1), (2, 3), … Positions may be continuous. A product of a rotated query and a rotated key depends only on the
+Angles are position × θ^(−i/n) for the n = C/4 frequencies of an axis, in float32; channel pairs are interleaved:
+(0, 1), (2, 3), … Positions may be continuous. The product of a rotated query and a rotated key depends only on the
 difference of their positions.
 """
 
@@ -14,12 +14,12 @@ from abbe.errors import InputError
 
 
 def rotations(positions: Tensor, head_width: int, *, theta: float = 100.0) -> tuple[Tensor, Tensor]:
-    """(cos, sin), each [T, C/2] float32: the turn of every channel pair at positions [T, 2].
+    """(cos, sin), each [T, C/2] float32: the rotation of every channel pair at positions [T, 2].
 
-    Raises InputError unless the head width C is a multiple of 4. Truth: `abbe.ops.naive.rope2d`.
+    Raises InputError unless the head width C is a multiple of 4. Reference: `abbe.ops.naive.rope2d`.
     """
     if head_width % 4:
-        raise InputError(f"rope2d: two axes of channel pairs need a head width divisible by 4, got {head_width}")
+        raise InputError(f"rope2d: the head width must be divisible by 4 (two axes of channel pairs), got {head_width}")
     n = head_width // 4
     frequencies = theta ** (-torch.arange(n, dtype=torch.float32, device=positions.device) / n)
     angles = (positions.float()[:, :, None] * frequencies).flatten(1)
@@ -27,7 +27,7 @@ def rotations(positions: Tensor, head_width: int, *, theta: float = 100.0) -> tu
 
 
 def rope2d(x_THC: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x [T, H, C] turned by `rotations` of the same T tokens; same shape and type. Computed in float32 or better."""
+    """x [T, H, C] rotated by the `rotations` of its T tokens, in the dtype of x. Computed in float32 or better."""
     x = x_THC if x_THC.dtype == torch.float64 else x_THC.float()
     even, odd = x[..., 0::2], x[..., 1::2]
     c, s = cos[:, None].to(x.dtype), sin[:, None].to(x.dtype)

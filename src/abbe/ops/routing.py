@@ -1,12 +1,12 @@
-"""Top-k routing of packed tokens into slots, and the weighted mean of what each slot got (TC-SSA's core).
+"""Top-k routing of packed tokens into slots, and the weighted mean of each slot's tokens (the core of TC-SSA).
 
-A dense implementation keeps several [T, K] tensors for its backward. Here both directions walk over the tokens a few
-thousand rows at a time: forward keeps the sums and the chosen slots, backward makes a chunk's logits and probabilities
-again. What is saved does not depend on K, and a chunk of tokens is still in the cache when it is used a second time.
+A dense implementation keeps several [T, K] tensors for its backward pass. Here both passes process chunks of tokens:
+forward keeps sums and the chosen slots, backward recomputes a chunk's logits and probabilities. So what is saved does
+not depend on K, and a chunk of tokens is still in the cache when it is used a second time.
 
 Derivation of the backward. With a_j the amounts, P = softmax(z), P~ = P cut to the chosen slots, per slide
     m_k = Σ_j a_j P~_jk,  c_k = Σ_j a_j P~_jk x_j / (m_k + eps),  s_k = Σ_j a_j P_jk / n,  L = Σ_j a_j lse(y_j) / n
-(y: logits without noise, n = Σ a). Overrides ∂c, ∂m, ∂s, ∂L:
+(y: logits without noise, n = Σ a). Given ∂c, ∂m, ∂s, ∂L:
     u_k = ∂c_k / (m_k + eps),   v_k = ∂m_k − u_k · c_k                        through the quotient
     g_jk = chosen_jk (x_j · u_k + v_k) + ∂s_k / n                             gradient of a_j P_jk
     ∂z_j = a_j P_j ⊙ (g_j − Σ_k P_jk g_jk),   ∂y_j = ∂z_j + a_j ∂L softmax(y_j) / n
@@ -26,23 +26,23 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-# Rows a step. On a CPU: a chunk of 1,024 columns, in float32 where it was bfloat16, takes 6 MB and stays in the cache;
-# more rows gain nothing, fewer leave torch's operations too short for two threads. And a multiple of 16, the numbers
-# torch's generator makes at once, so that noise drawn chunk by chunk is the noise of one draw (but for the end, where
-# fewer than 16 are left). On a GPU: launches are hidden.
+# Rows per chunk. CPU: 1,504 rows of 1,024 float32 numbers take 6 MB and stay in the cache; more rows gain nothing, and
+# fewer make torch's operations too short for two threads. It is a multiple of 16, the block size of torch's generator,
+# so that noise drawn in chunks equals one draw, except for a last block of fewer than 16 numbers. GPU: large enough to
+# hide launches.
 CHUNK, CHUNK_GPU = 1504, 65_536
-FINISH = 16_384  # rows a step where only routes are added up
+FINISH = 16_384  # rows per step of `_Sums.finish`
 
 
 @dataclass(frozen=True, eq=False)
 class Routed:
-    """What `routed_mean` gives. Shapes as in `abbe.types`; R = min(top_k, K).
+    """The result of `routed_mean`. Shapes as in `abbe.types`; R = min(top_k, K).
 
-    centres: [B, K, D], zero where no token went.   mass: [B, K], Σ of routed weights.
-    taken: [B, K] bool, False for a slot that no token chose.
-    index: [T, R] int32 slot of each route, −1 for a masked token.   weight: [T, R] its P~, without a gradient.
-    share: [B, K], mean over a slide's tokens of P (before the cut).   chosen: [B, K], mean of membership, Σ = R.
-    log_normalizer: [B], mean over a slide's tokens of logsumexp of the logits before noise.
+    centres: [B, K, D], zero for a slot without tokens.   mass: [B, K], Σ of routed weights.
+    taken: [B, K] bool, False for a slot without tokens.
+    index: [T, R] int32, slots of each token, −1 for a masked one.   weight: [T, R], their P~, without gradient.
+    share: [B, K], mean over a slide's tokens of P, before the top-k cut.   chosen: [B, K], mean of membership, Σ = R.
+    log_normalizer: [B], mean over a slide's tokens of the logsumexp of the logits before noise.
     """
 
     centres: Tensor
@@ -58,14 +58,14 @@ class Routed:
 def routed_mean(
     x_TD: Tensor, logits_TK: Tensor, offsets: Tensor, *, amount_T: Tensor, top_k: int = 2, eps: float = 1e-9
 ) -> Routed:
-    """Means of tokens over the slots they chose, a slide at a time.
+    """Means over slots of the tokens that chose them, for each slide.
 
     x_TD: [T, D] tokens.  logits_TK: [T, K] float32 (float64 for checks).  offsets: [B+1] on the CPU.
     amount_T: [T] ≥ 0, how much each token counts (1 for a patch, 0 for a masked one).
 
-    P = softmax(logits); only the top_k of each token stay, *not* renormalised (P~);
+    P = softmax(logits); P~ keeps the top_k of each token, *not* renormalised;
     centre_k = Σ_j a_j P~_jk x_j / (Σ_j a_j P~_jk + eps). Statistics are means over tokens weighted by a_j.
-    Source: TC-SSA §2.2 eq. 1. Truth: `abbe.ops.naive.routed_mean`.
+    Source: TC-SSA §2.2 eq. 1. Reference: `abbe.ops.naive.routed_mean`.
     """
     return Routed(*_RoutedMean.apply(x_TD, logits_TK, None, None, amount_T, offsets, top_k, 0.0, eps))
 
@@ -81,10 +81,10 @@ def gated_mean(
     noise: float = 0.0,
     eps: float = 1e-9,
 ) -> Routed:
-    """`routed_mean` of the logits x Wᵀ + b (+ noise · N(0, 1)), which are never there all at once.
+    """`routed_mean` of the logits x Wᵀ + b (+ noise · N(0, 1)), computed in chunks.
 
-    gate_KD: [K, D] and bias_K: [K] in float32; logits are float32 whatever the tokens are.
-    Noise comes from torch's own generator; backward draws the same numbers again from its saved state.
+    gate_KD: [K, D] and bias_K: [K] in float32; logits are float32 for tokens of any dtype.
+    Noise comes from torch's default generator; backward draws the same numbers again from its saved state.
     """
     return Routed(*_RoutedMean.apply(x_TD, None, gate_KD, bias_K, amount_T, offsets, top_k, noise, eps))
 
@@ -109,7 +109,7 @@ class _RoutedMean(torch.autograd.Function):
         for rows, slides in _chunks(offsets, x.device):
             x_c, clean = _logits(x, logits, gate, bias, rows)
             sums.add(x_c, clean, _noised(clean, noise, None), amount[rows], rows, slides)
-            del x_c  # before the next chunk is made: for bfloat16 tokens it is a copy
+            del x_c  # free it before the next chunk: for bfloat16 tokens it is a copy
         sums.finish(amount, offsets)
         dtype, n64 = sums.weight.dtype, sums.total.clamp_min(eps)
         n, mass, taken = n64.to(dtype), sums.mass.to(dtype), sums.chosen > 0
@@ -118,7 +118,7 @@ class _RoutedMean(torch.autograd.Function):
         normalizer = (sums.normalizer / n64).to(dtype)
         ctx.save_for_backward(x, logits, gate, bias, amount, sums.index, centres, mass, share, normalizer, n)
         ctx.offsets, ctx.noise, ctx.eps, ctx.state = offsets, noise, eps, state
-        ctx.set_materialize_grads(False)  # zeros for index and weight would be larger than all that backward needs
+        ctx.set_materialize_grads(False)  # zeros for index and weight would take more memory than all of backward
         ctx.mark_non_differentiable(taken, sums.index, sums.weight, chosen)
         return centres, mass, taken, sums.index, sums.weight, share, chosen, normalizer
 
@@ -149,7 +149,7 @@ class _RoutedMean(torch.autograd.Function):
             p = _noised(clean, ctx.noise, generator).softmax(1)
             a = amount[rows].to(p.dtype)[:, None]
             slots = index[rows].long()
-            # Slots of tokens of amount 0 were returned as −1. Any will do, but for the gradient of the amount itself.
+            # Tokens of amount 0 have slot −1. Their slots matter only for the gradient with respect to the amount.
             slots = torch.where(slots < 0, _largest_(p.clone(), slots.shape[1])[1], slots) if need_amount else slots
             member = torch.zeros_like(p).scatter_(1, slots.clamp_min_(0), 1.0)
             g = torch.empty_like(p)
@@ -179,10 +179,10 @@ class _RoutedMean(torch.autograd.Function):
 
 
 class _Sums:
-    """What forward adds up over chunks: sums over each slide's tokens, and every token's slots and weights.
+    """Accumulates over chunks: sums over each slide's tokens, and every token's slots and weights.
 
-    Sums within a chunk are in the logits' type; over chunks the small ones are in float64, so that precision does not
-    fall with N.
+    Sums within a chunk are in the logits' dtype. Sums over chunks, except centres, are in float64, so that precision
+    does not fall with N.
     """
 
     def __init__(self, b: int, k: int, r: int, x: Tensor, dtype: torch.dtype) -> None:
@@ -198,22 +198,22 @@ class _Sums:
     def add(
         self, x_c: Tensor, clean: Tensor, z: Tensor, amount: Tensor, rows: slice, slides: list[tuple[int, slice]]
     ) -> None:
-        """One chunk: its tokens, logits without and with noise, amounts, rows, and the slides in it."""
+        """Add a chunk: its tokens, logits without and with noise, amounts, rows, and the slides in it."""
         k, r, a = z.shape[1], self.index.shape[1], amount.to(z.dtype)
         p = z.softmax(1)
         parts = [(s, slice(at.start - rows.start, at.stop - rows.start)) for s, at in slides]
         first, last = slides[0][0], slides[-1][0]
-        alone = first == last  # nearly always, and then nothing need be cut
+        alone = first == last  # the common case, without slicing
         for s, part in parts:
             self.share[s] += a @ p if alone else a[part] @ p[part]
         top, slots = _largest_(p, r)
-        # What a softmax subtracts is the largest logit, so its log-sum-exp needs no pass of its own.
+        # lse = max z − ln max P, which saves a pass over the logits.
         lse = (z.gather(1, slots[:, :1]) - top[:, :1].log()).squeeze(1) if z is clean else clean.logsumexp(1)
         for s, part in parts:
             self.normalizer[s] += a.dot(lse) if alone else a[part].dot(lse[part])
         self.index[rows], self.weight[rows] = slots, top
-        # Each token goes to r of K slots, so a dense product would multiply zeros most of the time. Routes are sorted
-        # by (slide, slot), and each slot's rows are summed where they lie in the cache.
+        # Each token goes to r of K slots, so a dense product would mostly multiply zeros. Instead, routes are sorted by
+        # (slide, slot), and the rows of each slot are summed while the chunk is in the cache.
         bags = (last - first + 1) * k
         key = slots if alone else slots + (_slide_of(slides, z.device) - first)[:, None] * k
         order, starts = _grouped(key.flatten(), bags)
@@ -223,7 +223,7 @@ class _Sums:
         self.centres[first : last + 1] += summed.view(-1, k, x_c.shape[1])
 
     def finish(self, amount: Tensor, offsets: Tensor) -> None:
-        """Sums over routes, when all are known; then the routes of tokens that do not count are taken back."""
+        """Sum over all routes, then remove the routes of tokens of amount 0."""
         k, t, device = self.mass.shape[1], len(amount), amount.device
         for start in range(0, t, FINISH):
             part = slice(start, min(start + FINISH, t))
@@ -236,13 +236,13 @@ class _Sums:
                 self.total += a.sum()
             key = key.flatten()
             for total, value in ((self.mass, weight * a), (self.chosen, a.expand_as(weight))):
-                if key.is_cpu:  # several times as fast
+                if key.is_cpu:  # bincount is several times faster
                     total.view(-1).add_(torch.bincount(key, value.flatten(), minlength=total.numel()))
                 else:
                     total.view(-1).index_add_(0, key, value.flatten())
-        nowhere = (amount <= 0)[:, None]
-        self.index.masked_fill_(nowhere, -1)
-        self.weight.masked_fill_(nowhere, 0.0)
+        ignored = (amount <= 0)[:, None]
+        self.index.masked_fill_(ignored, -1)
+        self.weight.masked_fill_(ignored, 0.0)
 
 
 def _slide_of(slides: list[tuple[int, slice]], device: torch.device) -> Tensor:
@@ -250,7 +250,7 @@ def _slide_of(slides: list[tuple[int, slice]], device: torch.device) -> Tensor:
 
 
 def _chunks(offsets: Tensor, device: torch.device) -> Iterator[tuple[slice, list[tuple[int, slice]]]]:
-    """(rows of a chunk, [(slide, its rows in the chunk)]), in order and over all tokens."""
+    """(rows of a chunk, [(slide, its rows in the chunk)]) for all chunks, in order."""
     step = CHUNK if device.type == "cpu" else CHUNK_GPU
     bounds, s = offsets.tolist(), 0
     for start in range(0, bounds[-1], step):
@@ -278,7 +278,7 @@ def _logits(
 
 
 def _largest_(p: Tensor, r: int) -> tuple[Tensor, Tensor]:
-    """(the r largest of each row [n, r], where they are [n, r] int64). p is written over."""
+    """(the r largest values of each row [n, r], their columns [n, r] int64). Overwrites p."""
     if r > 2:
         return p.topk(r, dim=1)
     # One or two passes for the largest are several times faster than topk.
@@ -292,7 +292,7 @@ def _largest_(p: Tensor, r: int) -> tuple[Tensor, Tensor]:
 def _grouped(key: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     """(order that sorts key, stable; where each group begins [groups]).  key: int64 in [0, groups)."""
     if key.is_cpu and groups <= 2**15:
-        # numpy sorts two-byte numbers by their digits, eight times as fast.
+        # numpy uses radix sort for two-byte integers, eight times faster.
         small = key.to(torch.int16).numpy()
         many = np.bincount(small, minlength=groups)
         return torch.from_numpy(small.argsort(kind="stable")), torch.from_numpy(many.cumsum() - many)

@@ -15,7 +15,7 @@ def segment_sum(values: Tensor, slide_index: Tensor, slides: int) -> Tensor:
 
 
 def segment_mean(values: Tensor, amount: Tensor, slide_index: Tensor, slides: int) -> Tensor:
-    """Mean over each slide's tokens weighted by amount [T]: [T] or [T, D] to [B] or [B, D]. Zero where Σ amount is."""
+    """Mean over each slide's tokens weighted by amount [T]: [T] or [T, D] to [B] or [B, D]. Zero for Σ amount = 0."""
     scaled = values * (amount if values.ndim == 1 else amount[:, None])
     total = segment_sum(amount, slide_index, slides).clamp_min(1e-9)
     return segment_sum(scaled, slide_index, slides) / (total if values.ndim == 1 else total[:, None])
@@ -24,7 +24,7 @@ def segment_mean(values: Tensor, amount: Tensor, slide_index: Tensor, slides: in
 def segment_weighted_sum(rows: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
     """Σ weight_t · row_t over each slide's tokens: rows [T, D], weight [T], offsets [B+1] on the CPU, to [B, D].
 
-    One matrix–vector product a slide: nothing of the size of `rows` is made on the way.
+    One matrix–vector product per slide, so no temporary of the size of `rows` is needed.
     """
     bounds = offsets.tolist()
     return torch.stack([weight[start:stop] @ rows[start:stop] for start, stop in pairwise(bounds)])

@@ -1,8 +1,8 @@
 """Soft Top-K: weights α = sigmoid(u − t) in [0, 1] whose sum over each slide is its budget K.
 
-Source: "Learnable Token Sparsification for Efficient Gigapixel Whole Slide Image Reasoning", §3.2, eq. 4. The sum falls
-strictly in t, so t is found by bisection in float64: no sort, O(N) a step. Its gradient is exact and closed:
-differentiating Σ sigmoid(u − t) = K gives ∂t/∂u_i = d_i / Σd, d = α (1 − α).
+Source: "Learnable Token Sparsification for Efficient Gigapixel Whole Slide Image Reasoning", §3.2, eq. 4. The sum is
+strictly decreasing in t, so t is found by bisection in float64: no sort, O(N) per step. Differentiating
+Σ sigmoid(u − t) = K gives the exact gradient ∂t/∂u_i = d_i / Σd, d = α (1 − α).
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from torch.autograd.function import once_differentiable
 from abbe.errors import InputError
 from abbe.ops.segments import segment_sum
 
-_HALVINGS = 64  # a bracket of 10^3 shrinks below float64's spacing
-_OPEN = 2000.0  # sigmoid(2000) is 1 and exp(−2000 / 2) is 0, exactly, in float32 and float64
+_HALVINGS = 64  # shrink a bracket of 10^3 below the spacing of float64
+_OPEN = 2000.0  # sigmoid(2000) is exactly 1 and exp(−2000 / 2) exactly 0, in float32 and float64
 
 
 def soft_topk(u: Tensor, budgets: Sequence[float] | Tensor, offsets: Tensor) -> Tensor:
     """The threshold t of each slide, [B] in u's type; the weights are `sigmoid(u − t[slide])`.
 
-    u: [T] scores over temperature, finite.  budgets: [B] K > 0, not necessarily whole.  offsets: [B+1] on the CPU.
-    A slide with K ≥ N gets a t so low that its weights are exactly 1. Where all weights are saturated the gradient is
-    zero, but t stays in the graph. Raises InputError for a budget that is not positive and for a slide without tokens.
-    Truth: `abbe.ops.naive.soft_topk`.
+    u: [T] scores over temperature, finite.  budgets: [B] K > 0, may be fractional.  offsets: [B+1] on the CPU.
+    For K ≥ N, t is so low that all weights are exactly 1. Where all weights are saturated the gradient is zero, but t
+    stays in the graph. Raises InputError for a budget that is not positive and for a slide without tokens.
+    Reference: `abbe.ops.naive.soft_topk`.
     """
     lengths = offsets.diff()
     wanted = torch.as_tensor(budgets, dtype=torch.float64)
@@ -59,12 +59,12 @@ class _Threshold(torch.autograd.Function):
 
 
 def _solve(u: Tensor, budgets: Tensor, lengths: Tensor, slide: Tensor) -> Tensor:
-    """[B] float64: t with Σ sigmoid(u − t) = K, from a bracket that always holds it."""
+    """[B] float64: t with Σ sigmoid(u − t) = K, by bisection of a bracket that always contains it."""
     b = len(lengths)
     low = u.new_full((b,), torch.inf).scatter_reduce(0, slide, u, "amin")
     high = u.new_full((b,), -torch.inf).scatter_reduce(0, slide, u, "amax")
     everything = budgets >= lengths
-    # Were all scores equal to some c, t would be c − logit(K/N); the true t lies between those of min and max.
+    # If all scores were c, t would be c − logit(K/N); so t lies between the values for the min and the max score.
     shift = torch.logit(torch.where(everything, 0.5, budgets / lengths))
     least, low, high = low, low - shift, high - shift
     for _ in range(_HALVINGS):
@@ -75,9 +75,9 @@ def _solve(u: Tensor, budgets: Tensor, lengths: Tensor, slide: Tensor) -> Tensor
 
 
 def hard_topk(scores: Tensor, budgets: Sequence[int], offsets: Tensor) -> list[Tensor]:
-    """Rows of the K best tokens of each slide, within the slide and in slide order; the first of equals wins.
+    """Rows of the K best tokens of each slide, within the slide and in slide order. Ties go to the first row.
 
-    scores: [T].  budgets: [B] K ≥ 1; a slide of no more tokens keeps them all.
+    scores: [T].  budgets: [B] K ≥ 1; a slide with K tokens or fewer keeps all.
     """
     slides = scores.detach().split(offsets.diff().tolist())
     return [s.argsort(descending=True, stable=True)[:k].sort().values for s, k in zip(slides, budgets, strict=True)]

@@ -1,15 +1,17 @@
-"""A bank: encoded patches of every class, each belonging to one split; here rendered, of every site and stain setting.
+"""A bank: encoded patches of every class, each belonging to one split. `build_bank` renders and encodes them.
 
-A feature-level slide is rows drawn from here, so thousands of slides cost minutes. A bank patch never serves two
-splits: what a model learns about a patch cannot help it on the patches it is measured on.
+A feature-level slide is rows drawn from a bank, so thousands of slides take minutes. No patch serves two splits: what
+a model learns about a patch in training cannot help it in testing. Banks of real patches: `abbe.phantom.mosaic`.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -19,61 +21,54 @@ from abbe.console import progress
 from abbe.errors import InputError
 from abbe.phantom.classes import PHANTOM, TissueClasses
 from abbe.phantom.render.tissue import MPP, TISSUE_CLASSES, render, site_stain
-from abbe.phantom.settings import BankPlan
+from abbe.phantom.settings import BankPlan, MosaicBankPlan
 from abbe.slides.patch_encoders import PatchEncoder, create_patch_encoder
 from abbe.store import commit
 from abbe.store.resume import plain, read_previous_record
 from abbe.store.trident import job_name
 
 SETTINGS = 3
+"""stain settings of each site"""
 PATCH_SIZE = 256
 FORMAT, VERSION = "abbe-bank", 1
-_WORLD = 1 << 20  # patches are cut at random places of a plane this wide, in pixels
-_built: dict[str, PatchEncoder] = {}  # the encoder this process built last: weights are not loaded for every batch
+_WORLD = 1 << 20  # pixels; patches are cut at random places of a plane this wide
+_loaded: dict[str, PatchEncoder] = {}  # the encoder this process loaded last, so that batches share its weights
+
+Arrays = dict[str, np.ndarray]
 
 
-class EncoderMark(NamedTuple):
-    """What an encoder is known by: its folder-safe name, and the version that changes with its weights."""
+class EncoderVersion(NamedTuple):
+    """name: of a patch encoder, safe as a folder name.  version: changes with its weights."""
 
     name: str
     version: int | str
 
 
-class AnyBankPlan(Protocol):
-    """A dataclass that says what a bank is made of."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-
-    @property
-    def encoder(self) -> str: ...
-
-
 @dataclass(frozen=True, eq=False)
 class PatchBank:
-    """Rows and what they are. features: [M, D] float32; cls, site, setting, split: [M] int64 (split: 0, 1, 2).
+    """features: [M, D] float32.  cls, site, setting, split: of each row, [M] int64; split is an index in SPLITS.
 
-    encoder: the one that made the features.
-    group: [M] int64, rows cut from one image or patient, or None where every row stands alone.
-    kinds: what the numbers in `cls` mean.  patch_size: pixels.  mpp: microns a pixel, or None where nobody knows.
-    sources: SHA-256 of the files it was made from, empty where it was rendered.
+    group: [M] int64, the same for rows cut from one image or patient; None if every row is a group of its own.
+    classes: what the numbers in `cls` mean.  patch_size: pixels.  mpp: microns per pixel, None if unknown.
+    sources: SHA-256 of the files the patches come from; empty if they were rendered.
     """
 
-    plan: AnyBankPlan
-    encoder: EncoderMark
+    plan: BankPlan | MosaicBankPlan
+    encoder: EncoderVersion
     features: np.ndarray
     cls: np.ndarray
     site: np.ndarray
     setting: np.ndarray
     split: np.ndarray
     group: np.ndarray | None = None
-    kinds: TissueClasses = PHANTOM
+    classes: TissueClasses = PHANTOM
     patch_size: int = PATCH_SIZE
     mpp: float | None = MPP
     sources: dict[str, str] = field(default_factory=dict)
 
     @property
     def filling(self) -> str:
-        """phantom, or mosaic where it holds real patches."""
+        """`mosaic` if the patches are real, otherwise `phantom`."""
         return "mosaic" if self.sources else "phantom"
 
     @property
@@ -88,97 +83,124 @@ class PatchBank:
 
     @property
     def job(self) -> str:
-        """Folder of a cohort's tiling; it does not name a magnification that nobody knows."""
+        """Folder name of a cohort's features; names the magnification only if it is known."""
         return job_name(self.mpp, self.patch_size, 0) if self.mpp else f"mosaic_{self.patch_size}px_0px_overlap"
 
-    def described(self) -> dict[str, Any]:
-        """What a cohort drawn from it records of it, in plain JSON values: the plan, and hashes instead of paths."""
-        said = {name: value for name, value in plain(asdict(self.plan)).items() if name not in ("patches", "index")}
-        said |= _recorded(self.encoder, self.plan.encoder)
-        return {**said, "sources": self.sources} if self.sources else said
+    def record(self) -> dict[str, Any]:
+        """What the record of a cohort says about its bank."""
+        return plan_record(self.plan, self.encoder, self.sources)
 
     def rows(self, *, cls: int, site: int, setting: int, split: int) -> np.ndarray:
         """Row numbers of one cell in one split."""
-        here = (self.cls == cls) & (self.site == site) & (self.setting == setting) & (self.split == split)
-        return np.flatnonzero(here)
+        return np.flatnonzero(
+            (self.cls == cls) & (self.site == site) & (self.setting == setting) & (self.split == split)
+        )
 
 
-def encoder_mark(spec: str) -> EncoderMark:
-    """What the encoder `spec` is now; built anew, so that weights replaced since are noticed."""
-    _built.clear()
-    made = _built[spec] = create_patch_encoder(spec)
-    return EncoderMark(made.name, made.version)
+def plan_record(
+    plan: BankPlan | MosaicBankPlan, encoder: EncoderVersion, sources: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """A plan in plain JSON values, with the hashes of its sources instead of their paths."""
+    record = {name: value for name, value in plain(asdict(plan)).items() if name not in ("patches", "index")}
+    record["encoder_version"] = encoder.version
+    if encoder.name != plan.encoder:
+        record["encoder_name"] = encoder.name
+    return {**record, "sources": sources} if sources else record
 
 
-def encode(spec: str, mark: EncoderMark, patches: np.ndarray) -> np.ndarray:
-    """Features float32 [n, D] of patches uint8 [n, H, W, 3] by the encoder `spec`, built once a process.
+def encoder_version(spec: str) -> EncoderVersion:
+    """Name and version of the encoder `spec`. It is loaded again, so that replaced weights are noticed."""
+    _loaded.clear()
+    encoder = _loaded[spec] = create_patch_encoder(spec)
+    return EncoderVersion(encoder.name, encoder.version)
 
-    Raises InputError where it is not the one of `mark`: its weights were replaced meanwhile.
+
+def encode(spec: str, expected: EncoderVersion, patches: np.ndarray) -> np.ndarray:
+    """Features float32 [n, D] of patches uint8 [n, H, W, 3]; each process loads the encoder `spec` once.
+
+    Raises InputError if the weights have been replaced, so that the encoder is no longer the `expected` one.
     """
-    if spec not in _built or _built[spec].version != mark.version:
-        found = encoder_mark(spec)
-        if found != mark:
-            raise InputError(f"{spec}: version {found.version} of the encoder, not {mark.version}; run it again")
-    return np.asarray(_built[spec](patches), dtype=np.float32)
+    if spec not in _loaded or _loaded[spec].version != expected.version:
+        found = encoder_version(spec)
+        if found != expected:
+            raise InputError(
+                f"{spec}: the encoder's version changed from {expected.version} to {found.version}; run it again"
+            )
+    return np.asarray(_loaded[spec](patches), dtype=np.float32)
 
 
-def _recorded(mark: EncoderMark, spec: str) -> dict[str, int | str]:
-    """What records hold of an encoder beside `spec`."""
-    named = {} if mark.name == spec else {"encoder_name": mark.name}
-    return {"encoder_version": mark.version, **named}
+def in_parallel(description: str, jobs: Sequence[Any], workers: int | None) -> list[Any]:
+    """Results of `joblib.delayed` calls, in order, with a progress bar. workers: processes, None for one per core."""
+    results = []
+    with progress(description, len(jobs)) as bar:
+        # Processes, not threads: rendering is many small array operations that hold the interpreter lock.
+        for result in Parallel(n_jobs=workers or os.cpu_count() or 1, return_as="generator")(jobs):
+            results.append(result)
+            bar.advance(bar.task_ids[0])
+    return results
+
+
+def read_or_make(
+    folder: Path,
+    make: Callable[[], tuple[Arrays, dict[str, Any]]],
+    *,
+    format: str,
+    version: int,
+    wanted: dict[str, Any],
+) -> tuple[Arrays, dict[str, Any]]:
+    """The arrays and the record of the bank in `folder`; calls `make` for both if a file is missing or damaged.
+
+    Raises InputError if `folder` holds a bank whose plan is not `wanted`.
+    """
+    tensors, path = folder / "bank.safetensors", folder / "bank.json"
+    record = read_previous_record(path, format=format, version=version, key="plan", wanted=wanted)
+    if record is not None and commit.is_done(tensors):
+        return load_file(tensors), record
+    arrays, about = make()
+    with commit.commit(tensors, format=format, version=version) as temporary:
+        # safetensors writes the buffer of a strided view as if it were whole.
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary)
+    record = {"plan": wanted, **about}
+    commit.write_json(path, record, format=format, version=version)
+    return arrays, record
+
+
+def build_bank(plan: BankPlan, folder: str | Path, *, workers: int | None = None) -> PatchBank:
+    """The bank of this plan in `folder`: read if it is there, rendered and encoded otherwise.
+
+    The number of `workers` does not change the rows. Raises InputError if `folder` holds the bank of another plan.
+    """
+    encoder = encoder_version(plan.encoder)
+    arrays, _ = read_or_make(
+        Path(folder),
+        lambda: _render_and_encode(plan, encoder, workers),
+        format=FORMAT,
+        version=VERSION,
+        wanted=plan_record(plan, encoder),
+    )
+    return PatchBank(
+        plan, encoder, arrays["features"], arrays["cls"], arrays["site"], arrays["setting"], arrays["split"]
+    )
+
+
+def _render_and_encode(plan: BankPlan, encoder: EncoderVersion, workers: int | None) -> tuple[Arrays, dict[str, Any]]:
+    cells = list(itertools.product(range(len(TISSUE_CLASSES)), range(plan.sites), range(SETTINGS)))
+    jobs = [delayed(encode_cell)(plan, encoder, *cell) for cell in cells]
+    features = in_parallel("rendering the bank", jobs, workers)
+    sizes = [per_cell(plan, cls) for cls, _, _ in cells]
+    cls, site, setting = np.repeat(np.array(cells, dtype=np.int64), [sum(size) for size in sizes], axis=0).T
+    split = np.concatenate([np.repeat(np.arange(3), size) for size in sizes])
+    arrays = {"features": np.concatenate(features), "cls": cls, "site": site, "setting": setting, "split": split}
+    return arrays, {"classes": list(TISSUE_CLASSES), "patches": len(split)}
 
 
 def per_cell(plan: BankPlan, cls: int) -> tuple[int, int, int]:
-    """Patches of a class in each split, for one site and setting."""
-    return plan.tumour if TISSUE_CLASSES[cls].startswith("tumour") else plan.normal
-
-
-def bank(plan: BankPlan, folder: str | Path, *, workers: int | None = None) -> PatchBank:
-    """The bank of this plan in `folder`: read if it is there and whole, rendered and encoded otherwise.
-
-    The same plan gives the same rows with any number of `workers`. Raises InputError where `folder` holds the bank of
-    another plan; a file that is missing or damaged is made again.
-    """
-    folder = Path(folder)
-    tensors, record = folder / "bank.safetensors", folder / "bank.json"
-    mark = encoder_mark(plan.encoder)
-    wanted = {**plain(asdict(plan)), **_recorded(mark, plan.encoder)}
-    known = read_previous_record(record, format=FORMAT, version=VERSION, key="plan", wanted=wanted)
-    if known is not None and commit.is_done(tensors):
-        rows = load_file(tensors)
-        return PatchBank(plan, mark, rows["features"], rows["cls"], rows["site"], rows["setting"], rows["split"])
-    made = _render(plan, mark, workers or os.cpu_count() or 1)
-    # Contiguous, because safetensors writes the buffer of a strided view as if it were whole.
-    arrays = {name: np.ascontiguousarray(value) for name, value in vars(made).items() if isinstance(value, np.ndarray)}
-    with commit.commit(tensors, format=FORMAT, version=VERSION) as temporary:
-        save_file(arrays, temporary)
-    described = {"plan": wanted, "classes": list(TISSUE_CLASSES), "patches": len(made.cls)}
-    commit.write_json(record, described, format=FORMAT, version=VERSION)
-    return made
-
-
-def _render(plan: BankPlan, mark: EncoderMark, workers: int) -> PatchBank:
-    cells = [
-        (cls, site, setting)
-        for cls in range(len(TISSUE_CLASSES))
-        for site in range(plan.sites)
-        for setting in range(SETTINGS)
-    ]
-    jobs = (delayed(encode_cell)(plan, mark, *cell) for cell in cells)
-    features = []
-    with progress("rendering the bank", len(cells)) as bar:
-        # Processes, because rendering is many small array operations that hold the interpreter.
-        for rows in Parallel(n_jobs=workers, return_as="generator")(jobs):
-            features.append(rows)
-            bar.advance(bar.task_ids[0])
-    sizes = [per_cell(plan, cls) for cls, _, _ in cells]
-    columns = np.repeat(np.array(cells, dtype=np.int64), [sum(size) for size in sizes], axis=0)
-    split = np.concatenate([np.repeat(np.arange(3), size) for size in sizes])
-    return PatchBank(plan, mark, np.concatenate(features), columns[:, 0], columns[:, 1], columns[:, 2], split)
+    """Patches of a class for train, val and test, in each cell."""
+    return plan.tumour if cls in PHANTOM.tumours else plan.normal
 
 
 def cell_patches(plan: BankPlan, cls: int, site: int, setting: int) -> np.ndarray:
-    """The patches of one cell, uint8 [n, 256, 256, 3], splits in order."""
+    """The patches of one cell, uint8 [n, 256, 256, 3], by split."""
     rng = np.random.default_rng([plan.seed, cls, site, setting, plan.split])
     stain = site_stain(site, setting, plan.seed)
     places = rng.integers(0, _WORLD, size=(sum(per_cell(plan, cls)), 2))
@@ -190,6 +212,6 @@ def cell_patches(plan: BankPlan, cls: int, site: int, setting: int) -> np.ndarra
     return np.stack(patches)
 
 
-def encode_cell(plan: BankPlan, mark: EncoderMark, cls: int, site: int, setting: int) -> np.ndarray:
+def encode_cell(plan: BankPlan, encoder: EncoderVersion, cls: int, site: int, setting: int) -> np.ndarray:
     """Features of one cell's patches, float32 [n, D]."""
-    return encode(plan.encoder, mark, cell_patches(plan, cls, site, setting))
+    return encode(plan.encoder, encoder, cell_patches(plan, cls, site, setting))

@@ -1,4 +1,4 @@
-"""What the numbers of tissue classes stand for: the rendered tissue's twelve, or those of a mosaic's patches."""
+"""What class numbers mean: the twelve rendered tissues, or the classes of a mosaic's patches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from abbe.phantom.render.tissue import TISSUE_CLASSES
 
 @dataclass(frozen=True)
 class TissueClasses:
-    """Names by class number. `rest`: the numbers without tumour; `a`, `b`: those of both subtypes, by rising grade."""
+    """Class names by number. rest: classes without tumour.  a, b: classes of the two tumour subtypes, by grade."""
 
     names: tuple[str, ...]
     rest: tuple[int, ...]
@@ -19,35 +19,33 @@ class TissueClasses:
 
     @property
     def tumours(self) -> tuple[int, ...]:
-        """Every class that is tumour."""
+        """Every tumour class."""
         return self.a + self.b
 
     @property
     def graded(self) -> bool:
-        """Whether grades 1 to 3 are told apart."""
+        """Whether each subtype has a class for each of grades 1 to 3."""
         return len(self.a) == len(self.b) == 3
 
     def tumour(self, subtype: str, grade: int) -> int:
-        """The class of a tumour; without grades each subtype has one."""
-        of = self.a if subtype == "a" else self.b
-        return of[grade - 1] if self.graded else of[0]
+        """The class of a tumour; without grades each subtype has one class."""
+        classes = self.a if subtype == "a" else self.b
+        return classes[grade - 1] if self.graded else classes[0]
 
     def number(self, name: str) -> int:
-        """The class of that name. Raises InputError where there is none."""
+        """The class with this name. Raises InputError if there is none."""
         if name not in self.names:
-            raise InputError(
-                f"no class {name!r} among these patches, which this task needs. {nearest(name, self.names)}"
-            )
+            raise InputError(f"the task needs a class {name!r}, which these patches lack. {nearest(name, self.names)}")
         return self.names.index(name)
 
 
-def _numbers(start: str) -> tuple[int, ...]:
-    return tuple(number for number, name in enumerate(TISSUE_CLASSES) if name.startswith(start))
+def _numbers(prefix: str) -> tuple[int, ...]:
+    return tuple(number for number, name in enumerate(TISSUE_CLASSES) if name.startswith(prefix))
 
 
 PHANTOM = TissueClasses(
     TISSUE_CLASSES,
-    tuple(number for number, name in enumerate(TISSUE_CLASSES) if not name.startswith("tumour")),
-    _numbers("tumour_a"),
-    _numbers("tumour_b"),
+    rest=tuple(number for number, name in enumerate(TISSUE_CLASSES) if not name.startswith("tumour")),
+    a=_numbers("tumour_a"),
+    b=_numbers("tumour_b"),
 )

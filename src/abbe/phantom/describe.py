@@ -1,4 +1,4 @@
-"""What a made slide is, in words and numbers: its row of labels.csv, and the truth its texts are composed from."""
+"""What the tables of a cohort say about a slide: its label, its patches, and the truth behind its texts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 from abbe.data import SPLITS
 from abbe.phantom.classes import PHANTOM, TissueClasses
 from abbe.phantom.layout import Layout
-from abbe.phantom.plan import Patient
+from abbe.phantom.plan import PlannedSlide
 from abbe.phantom.settings import LABELS, CohortPlan
 from abbe.phantom.tasks import largest_deposit, til_pattern
 from abbe.phantom.texts.truth import SlideTruth
@@ -18,39 +18,45 @@ from abbe.phantom.texts.truth import SlideTruth
 Label = dict[str, Any]
 
 
-def label_of(plan: CohortPlan, kinds: TissueClasses, name: str, split: int, patient: Patient, layout: Layout) -> Label:
-    """A slide's row of labels.csv. The label of a mixture is left empty: it needs the median of all slides.
+def label_of(plan: CohortPlan, classes: TissueClasses, slide: PlannedSlide, layout: Layout) -> Label:
+    """A slide's row of labels.csv. The label of a mixture stays empty until :func:`label_by_median`.
 
-    What the patches' classes cannot say (grade, necrosis, lymphocytes of a mosaic) is empty.
+    Empty too is what the classes of a mosaic cannot tell: grade, metastasis, necrosis, lymphocytes.
     """
-    classes = layout.patch_classes
-    tumour = float(np.isin(classes, kinds.tumours).mean())
-    shares = {known: _share(classes, kinds, known) for known in ("necrosis", "lymphocytes")}
-    evidence = {
-        "needle": tumour,
-        "mixture": shares["necrosis"],
-        "spatial": tumour + (shares["lymphocytes"] or 0.0),
-    }
-    labels = {"needle": patient.subtype, "mixture": "", "spatial": patient.pattern}
+    patient, patch_classes = slide.patient, layout.patch_classes
+    tumour = float(np.isin(patch_classes, classes.tumours).mean())
+    necrosis, lymphocytes = (
+        float((patch_classes == classes.number(name)).mean()) if name in classes.names else None
+        for name in ("necrosis", "lymphocytes")
+    )
+    if plan.task == "spatial":
+        pattern = patient.pattern
+    else:
+        pattern = "" if lymphocytes is None else til_pattern(layout, classes)
+    label, evidence = {
+        "needle": (patient.subtype, tumour),
+        "mixture": ("", necrosis),
+        "spatial": (patient.pattern, tumour + (lymphocytes or 0.0)),
+    }[plan.task]
     return {
-        "slide_id": name,
+        "slide_id": slide.slide_id,
         "case_id": patient.case_id,
         "site": patient.site,
-        "split": SPLITS[split],
-        "n_patches": len(classes),
+        "split": SPLITS[slide.split],
+        "n_patches": len(patch_classes),
         "task": plan.task,
-        "label": labels[plan.task],
+        "label": label,
         "subtype": patient.subtype,
-        "grade": patient.grade if kinds.graded else "",
-        "metastasis": ("no", "yes")[patient.metastasis] if kinds.graded else "",
-        "necrosis_share": "" if shares["necrosis"] is None else shares["necrosis"],
-        "til_pattern": _pattern(plan, kinds, patient, layout),
-        "evidence_fraction": evidence[plan.task],
+        "grade": patient.grade if classes.graded else "",
+        "metastasis": ("no", "yes")[patient.metastasis] if classes.graded else "",
+        "necrosis_share": "" if necrosis is None else necrosis,
+        "til_pattern": pattern,
+        "evidence_fraction": evidence,
     }
 
 
 def label_by_median(labels: list[Label]) -> None:
-    """Fill in the labels of a mixture: the second where a slide has more necrosis than the median slide."""
+    """Fill in the labels of a mixture: the second for slides with more necrosis than the median slide."""
     low, high = LABELS["mixture"]
     median = float(np.median([label["necrosis_share"] for label in labels]))
     for label in labels:
@@ -65,36 +71,20 @@ def labels_table(labels: list[Label]) -> str:
     return pd.DataFrame(rows).to_csv(index=False)
 
 
-def truth_of(label: Label, layout: Layout, *, seed: int) -> SlideTruth:
-    """The truth of a slide of rendered classes."""
-    return SlideTruth(
-        slide_id=label["slide_id"],
-        case_id=label["case_id"],
-        site=label["site"],
-        split=label["split"],
-        n_patches=label["n_patches"],
-        counts={PHANTOM.names[cls]: count for cls, count in layout.counts.items()},
-        subtype=label["subtype"],
-        grade=label["grade"],
-        metastasis=label["metastasis"] == "yes",
-        til_pattern=label["til_pattern"],
-        deposit_patches=largest_deposit(layout),
-        seed=seed,
-    )
-
-
-def patches_of_slide(name: str, layout: Layout, bank_rows: np.ndarray | None) -> pd.DataFrame:
-    """One row a patch, in the order of its features: slide_id, x and y in patch units, class, bank_row if drawn."""
+def patch_table(slide_id: str, layout: Layout, bank_rows: np.ndarray | None) -> pd.DataFrame:
+    """One row per patch, in the order of its features: slide_id, x and y in patch units, class, bank_row if drawn."""
     x, y = layout.coords.astype(np.int32).T
-    table = pd.DataFrame({"slide_id": name, "x": x, "y": y, "class": layout.patch_classes})
+    table = pd.DataFrame({"slide_id": slide_id, "x": x, "y": y, "class": layout.patch_classes})
     return table if bank_rows is None else table.assign(bank_row=bank_rows)
 
 
-def _share(classes: np.ndarray, kinds: TissueClasses, name: str) -> float | None:
-    return float((classes == kinds.number(name)).mean()) if name in kinds.names else None
-
-
-def _pattern(plan: CohortPlan, kinds: TissueClasses, patient: Patient, layout: Layout) -> str:
-    if plan.task == "spatial":
-        return patient.pattern
-    return til_pattern(layout, kinds) if "lymphocytes" in kinds.names else ""
+def truth_of(label: Label, layout: Layout, *, seed: int) -> SlideTruth:
+    """The truth of a slide of rendered classes."""
+    shared = ("slide_id", "case_id", "site", "split", "n_patches", "subtype", "grade", "til_pattern")
+    return SlideTruth(
+        **{name: label[name] for name in shared},
+        counts={PHANTOM.names[cls]: count for cls, count in layout.counts.items()},
+        metastasis=label["metastasis"] == "yes",
+        deposit_patches=largest_deposit(layout),
+        seed=seed,
+    )

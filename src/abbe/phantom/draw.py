@@ -1,4 +1,4 @@
-"""Draws keyed by words, not by a running generator: the same in any order, process or library version."""
+"""Random draws keyed by values instead of a generator's state: the same in any order, process or library version."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def pick(items: Sequence[T], *key: object) -> T:
 
 
 def shuffled(items: Iterable[T], *key: object) -> list[T]:
-    """The items, which must differ in their `repr`, in another order."""
+    """The items in random order. Their `repr` must differ."""
     return sorted(items, key=lambda item: number(*key, item))

@@ -1,8 +1,8 @@
-"""The layout engine: which patch of a slide has which class, and the pixel-level class map that follows from it.
+"""Layouts: which patch of a slide has which class, and the class map of pixels that follows from it.
 
-A task is a function from a random generator to a :class:`Layout`. They share four parts: tissue pieces
-(:func:`tissue_mask`), contiguous regions of normal tissue (:func:`regions`), connected growth of a deposit
-(:func:`grown_from`) and smooth noise on the raster (:func:`smooth`).
+:class:`Layout` holds the class of every patch. :mod:`abbe.phantom.tasks` builds one for each task from four parts:
+tissue pieces (:func:`tissue_mask`), regions of normal tissue (:func:`regions`), connected deposits
+(:func:`grown_from`) and smooth noise (:func:`smooth`).
 """
 
 from __future__ import annotations
@@ -16,21 +16,18 @@ from numpy.typing import NDArray
 
 from abbe.errors import InputError
 from abbe.phantom.render.noise import Region, fbm, key
-from abbe.phantom.render.tissue import GLASS, TISSUE_CLASSES
+from abbe.phantom.render.tissue import GLASS
 
-NON_TUMOUR = tuple(i for i, name in enumerate(TISSUE_CLASSES) if not name.startswith("tumour"))
-TUMOUR = tuple(i for i, name in enumerate(TISSUE_CLASSES) if name.startswith("tumour"))
-
-_FILL = 0.45  # share of a raster that tissue takes when the raster is ours to choose
+_FILL = 0.45  # share of a raster that is tissue, unless the shape of the raster is given
 _WARP_SD, _WARP_MAX = 0.13, 0.34  # displacement of class borders, in patches
-_MAX_SITES = 256
+_MAX_REGIONS = 256
 
 Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The truth of a slide by patch: ``classes`` uint8 ``[rows, cols]``, ``GLASS`` where there is no tissue."""
+    """The truth of a slide by patch. classes: uint8 ``[rows, cols]``, ``GLASS`` where there is no tissue."""
 
     classes: NDArray[np.uint8]
 
@@ -48,7 +45,7 @@ class Layout:
 
     @cached_property
     def tissue(self) -> Mask:
-        """True where there is tissue, bool ``[rows, cols]``."""
+        """Where there is tissue, bool ``[rows, cols]``."""
         return self.classes != GLASS
 
     @cached_property
@@ -63,41 +60,9 @@ class Layout:
 
     @cached_property
     def counts(self) -> dict[int, int]:
-        """Patches of every class that occurs."""
+        """Number of patches of each class that occurs."""
         values, numbers = np.unique(self.patch_classes, return_counts=True)
         return dict(zip(values.tolist(), numbers.tolist(), strict=True))
-
-
-def needle_layout(
-    rng: np.random.Generator,
-    n_patches: int,
-    *,
-    tumour_class: int,
-    fraction: float,
-    shape: tuple[int, int] | None = None,
-    rest: tuple[int, ...] = NON_TUMOUR,
-    tumours: tuple[int, ...] = TUMOUR,
-) -> Layout:
-    """One connected tumour deposit of ``max(1, round(fraction * n_patches))`` patches in mixed normal tissue.
-
-    ``shape``: (rows, cols) of the raster, otherwise chosen a little larger than the tissue. ``rest``, ``tumours``:
-    the numbers of the classes that are not tumour, and of those that are. Raises InputError when an argument is out
-    of range or the raster cannot hold ``n_patches``.
-    """
-    if n_patches < 1:
-        raise InputError(f"needle_layout: n_patches must be at least 1, got {n_patches}")
-    if tumour_class not in tumours:
-        raise InputError(
-            f"needle_layout: tumour_class must be one of {tumours[0]} to {tumours[-1]}, got {tumour_class}"
-        )
-    if not 0 < fraction <= 1:
-        raise InputError(f"needle_layout: fraction must lie in (0, 1], got {fraction}")
-    if shape is not None and (min(shape) < 1 or shape[0] * shape[1] < n_patches):
-        raise InputError(f"needle_layout: shape {shape} cannot hold n_patches = {n_patches}")
-    tissue, deposit = tissue_with_deposit(rng, n_patches, max(1, round(fraction * n_patches)), shape)
-    classes = np.where(tissue, regions(rng, tissue, rest), np.uint8(GLASS))
-    classes[deposit] = tumour_class
-    return Layout(classes)
 
 
 def tissue_with_deposit(
@@ -106,7 +71,7 @@ def tissue_with_deposit(
     """Tissue of ``n`` patches in one to three pieces, and one connected deposit of ``size`` >= 1 of them."""
     tissue = tissue_mask(rng, n, shape, pieces=int(rng.integers(1, 4)))
     deposit = deposit_in(rng, tissue, size, ragged)
-    if deposit is None:  # no piece is large enough: one connected piece always is
+    if deposit is None:  # no piece is large enough, so draw tissue in one piece
         tissue = grown_from(rng, np.ones(tissue.shape, bool), (tissue.shape[0] // 2, tissue.shape[1] // 2), n)
         deposit = deposit_in(rng, tissue, size, ragged)
         assert deposit is not None
@@ -116,10 +81,10 @@ def tissue_with_deposit(
 def pixel_classes(
     layout: Layout, x0: int, y0: int, width: int, height: int, patch_size: int, seed: int
 ) -> NDArray[np.uint8]:
-    """Class of every pixel of a rectangle, uint8 ``[height, width]``: the patch map seen through a ragged warp.
+    """Class of every pixel of a rectangle, uint8 ``[height, width]``: the patch map with ragged borders.
 
-    Pixel (0, 0) is the corner of the first patch; outside the raster is glass. A border moves by at most 0.34 patch,
-    so the class of a patch normally keeps the majority of its pixels. Any tiling gives the same pixels.
+    Pixel (0, 0) is the corner of the first patch; outside the raster is glass. A border moves by at most 0.34 patches,
+    so most pixels of a patch normally keep its class. A rectangle and its tiles get the same pixels.
     """
     if patch_size < 4:
         raise InputError(f"pixel_classes: patch_size must be at least 4, got {patch_size}")
@@ -133,7 +98,7 @@ def pixel_classes(
     ya, yb, xa, xb = max(top, 0), min(bottom + 1, rows), max(left, 0), min(right + 1, columns)
     if ya < yb and xa < xb:
         near[ya - top : yb - top, xa - left : xb - left] = layout.classes[ya:yb, xa:xb]
-    if (near == near[0, 0]).all():  # no border in reach: most of a slide
+    if (near == near[0, 0]).all():  # no border within reach, as in most of a slide
         return np.full((height, width), near[0, 0], np.uint8)
     region = Region(x0, y0, width, height)
 
@@ -165,7 +130,7 @@ def smooth(rng: np.random.Generator, rows: int, columns: int, cell: float) -> ND
 
 
 def tissue_mask(rng: np.random.Generator, n: int, shape: tuple[int, int] | None, *, pieces: int) -> Mask:
-    """Exactly ``n`` patches in up to ``pieces`` irregular blobs: the highest values of bumps plus smooth noise."""
+    """Tissue of exactly ``n`` patches: the highest values of ``pieces`` bumps plus smooth noise, bool [rows, cols]."""
     if shape is None:
         stretch = float(rng.uniform(0.6, 1.6))
         rows = max(2, round((n / _FILL * stretch) ** 0.5))
@@ -173,7 +138,7 @@ def tissue_mask(rng: np.random.Generator, n: int, shape: tuple[int, int] | None,
     rows, columns = shape
     y = ((np.arange(rows) + 0.5) / rows)[:, None]
     x = ((np.arange(columns) + 0.5) / columns)[None, :]
-    # Pieces stand side by side along the longer side, as sections on a slide do.
+    # Pieces lie in a row along the longer side, like sections on a slide.
     height = np.full(shape, -np.inf)
     for piece in range(pieces):
         along, across = (piece + 0.5) / pieces + rng.uniform(-0.06, 0.06), 0.5 + rng.uniform(-0.08, 0.08)
@@ -184,7 +149,7 @@ def tissue_mask(rng: np.random.Generator, n: int, shape: tuple[int, int] | None,
         height = np.maximum(height, -((u + tilt * v) ** 2) - (v - tilt * u) ** 2)
     coarse = max(2.0, 0.18 * (rows * columns) ** 0.5)
     height = height + 0.32 * smooth(rng, rows, columns, coarse) + 0.1 * smooth(rng, rows, columns, coarse / 3)
-    # The raster's edge is glass where there is room: a piece is not cut by it.
+    # Keep tissue off the edge of the raster where there is room, so that no piece is cut.
     edge = np.minimum(np.minimum(x, 1 - x) * columns, np.minimum(y, 1 - y) * rows)
     height = height - 2 * np.exp(-edge / 1.2)
     order = np.argsort(-np.round(height, 9), axis=None, kind="stable")
@@ -193,17 +158,17 @@ def tissue_mask(rng: np.random.Generator, n: int, shape: tuple[int, int] | None,
     return tissue.reshape(shape)
 
 
-def regions(rng: np.random.Generator, tissue: Mask, kinds: tuple[int, ...] = NON_TUMOUR) -> NDArray[np.uint8]:
-    """The classes ``kinds`` in contiguous regions with ragged borders, uint8 ``[rows, cols]`` (over glass too).
+def regions(rng: np.random.Generator, tissue: Mask, classes: tuple[int, ...]) -> NDArray[np.uint8]:
+    """A class map, uint8 ``[rows, cols]``: tissue in contiguous regions of these classes, glass elsewhere.
 
-    Proportions are drawn per slide (Dirichlet); regions are the warped Voronoi cells of sites, each of one class.
+    Proportions are drawn per slide (Dirichlet). Regions are warped Voronoi cells with one class each.
     """
     rows, columns = tissue.shape
     where = np.argwhere(tissue)
-    sites = int(np.clip(len(where) // 45, 4, _MAX_SITES))
-    share = rng.dirichlet(np.full(len(kinds), 0.9))
-    middles = where[rng.integers(0, len(where), sites)] + rng.uniform(-0.5, 0.5, (sites, 2))
-    chosen = rng.choice(np.array(kinds, np.uint8), sites, p=share)
+    count = int(np.clip(len(where) // 45, 4, _MAX_REGIONS))
+    share = rng.dirichlet(np.full(len(classes), 0.9))
+    middles = where[rng.integers(0, len(where), count)] + rng.uniform(-0.5, 0.5, (count, 2))
+    chosen = rng.choice(np.array(classes, np.uint8), count, p=share)
     warped = where + 1.1 * np.stack([smooth(rng, rows, columns, 4.0)[tissue] for _ in range(2)], 1)
     warped += 0.5 * np.stack([smooth(rng, rows, columns, 1.6)[tissue] for _ in range(2)], 1)
     distance = (warped[:, :1] - middles[None, :, 0]) ** 2 + (warped[:, 1:] - middles[None, :, 1]) ** 2
@@ -213,7 +178,7 @@ def regions(rng: np.random.Generator, tissue: Mask, kinds: tuple[int, ...] = NON
 
 
 def deposit_in(rng: np.random.Generator, tissue: Mask, size: int, ragged: float) -> Mask | None:
-    """A connected deposit from a random start; other pieces are tried in turn; None when no piece holds ``size``."""
+    """A connected deposit of ``size`` patches from a random start; None if every piece of tissue is smaller."""
     left = tissue.copy()
     while left.any():
         starts = np.argwhere(left)
@@ -221,18 +186,19 @@ def deposit_in(rng: np.random.Generator, tissue: Mask, size: int, ragged: float)
         grown = grown_from(rng, left, (row, column), size, ragged)
         if np.count_nonzero(grown) == size:
             return grown
-        left &= ~grown  # the whole piece was too small
+        left &= ~grown  # this piece is too small
     return None
 
 
 def grown_from(rng: np.random.Generator, inside: Mask, start: tuple[int, int], size: int, ragged: float = 1.2) -> Mask:
-    """``size`` 4-connected patches of ``inside`` around ``start`` (fewer only when its piece is used up).
+    """``size`` 4-connected patches of ``inside`` around ``start``; fewer if its piece is smaller.
 
-    The nearest frontier patch joins next, distances being off by ``ragged`` patches on average, at random.
+    The frontier patch nearest to ``start`` joins next, after a random ``ragged`` patches on average are added to each
+    distance.
     """
     rows, columns = inside.shape
     free = inside.ravel().tolist()
-    off = rng.exponential(ragged, inside.size).tolist()
+    noise = rng.exponential(ragged, inside.size).tolist()
     grown = np.zeros(inside.size, bool)
     first = start[0] * columns + start[1]
     frontier = [(0.0, first)]
@@ -248,5 +214,5 @@ def grown_from(rng: np.random.Generator, inside: Mask, start: tuple[int, int], s
             if 0 <= r < rows and 0 <= c < columns and free[there]:
                 free[there] = False
                 away = ((r - start[0]) ** 2 + (c - start[1]) ** 2) ** 0.5
-                heapq.heappush(frontier, (away + off[there], there))
+                heapq.heappush(frontier, (away + noise[there], there))
     return grown.reshape(inside.shape)

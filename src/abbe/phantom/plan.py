@@ -1,4 +1,4 @@
-"""What a cohort with known truth is asked to be, and the patients that follow from it."""
+"""The patients and slides of a cohort, as they follow from its plan."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from abbe.phantom.draw import number, pick
 from abbe.phantom.settings import CohortPlan
 
 METASTASIS_RISK = {1: 0.1, 2: 0.35, 3: 0.6}
-"""probability that a patient whose tumour has this grade has a metastasis"""
-_NECROSIS = (0.02, 0.40)  # share of a slide in a mixture cohort
-_WITHOUT_TUMOUR = 4  # of a mixture cohort's patients, one in so many
+"""probability of a metastasis, by the grade of the patient's tumour"""
+_NECROSIS = (0.02, 0.40)  # smallest and largest share of a slide in a mixture cohort
+_TUMOUR_FREE = 4  # one in four patients of a mixture cohort has no tumour
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,39 @@ class Patient:
     seed: tuple[int, ...]
 
 
-def slide_id(split: int, count: int) -> str:
-    """The id of the `count`-th slide of a split."""
-    return f"{SPLITS[split]}-{count:04d}"
+@dataclass(frozen=True)
+class PlannedSlide:
+    """A slide to be made. split: index in SPLITS.  index: of the slide within its split.
+
+    necrosis: share of its patches that are necrosis; used by the mixture task alone.
+    """
+
+    split: int
+    index: int
+    patient: Patient
+    necrosis: float
+
+    @property
+    def slide_id(self) -> str:
+        return f"{SPLITS[self.split]}-{self.index:04d}"
+
+
+def planned_slides(plan: CohortPlan, *, sites: int, settings: int) -> list[PlannedSlide]:
+    """Every slide of a cohort, by split."""
+    return [
+        PlannedSlide(split, index, patient, float(necrosis))
+        for split in range(len(SPLITS))
+        for index, (patient, necrosis) in enumerate(
+            zip(patients(plan, split, sites=sites, settings=settings), necrosis_shares(plan, split), strict=True)
+        )
+    ]
 
 
 def patients(plan: CohortPlan, split: int, *, sites: int, settings: int) -> list[Patient]:
-    """The patient of each slide of a split; labels that belong to patients take turns, so they are balanced to one.
+    """The patient of each slide of a split.
 
-    No patient has all slides of a split, so both labels are in every split.
+    Labels that belong to patients alternate, so their counts differ by at most one. No patient has all slides of a
+    split, so every split has both labels.
     """
     slides = plan.slides[split]
     rng = np.random.default_rng([plan.seed, split])
@@ -50,7 +74,7 @@ def patients(plan: CohortPlan, split: int, *, sites: int, settings: int) -> list
         site, setting = int(rng.integers(sites)), int(rng.integers(settings))
         grade = int(rng.integers(1, 4))
         subtype = "ab"[count % 2] if plan.task == "needle" else pick("ab", *key, "subtype")
-        if plan.task == "mixture" and number(*key, "tumour") % _WITHOUT_TUMOUR == 0:
+        if plan.task == "mixture" and number(*key, "tumour") % _TUMOUR_FREE == 0:
             subtype, grade = "", 0
         metastasis = number(*key, "metastasis") / 2**256 < METASTASIS_RISK.get(grade, 0.0)
         pattern = ("inside", "margin")[count % 2]
@@ -60,17 +84,11 @@ def patients(plan: CohortPlan, split: int, *, sites: int, settings: int) -> list
     return of_slide[:slides]
 
 
-def patches_of(plan: CohortPlan, patient: Patient, count: int) -> tuple[np.random.Generator, int]:
-    """The generator of a patient's slide, the `count`-th of its split, and the number of its patches."""
-    rng = np.random.default_rng([*patient.seed, count])
-    return rng, int(rng.integers(round(0.75 * plan.patches), round(1.25 * plan.patches) + 1))
-
-
 def necrosis_shares(plan: CohortPlan, split: int) -> np.ndarray:
     """The share of necrosis of each slide of a mixture cohort, float64 [slides], uniform over 2 % to 40 %.
 
-    One from each of as many equal parts of that range as there are slides, so that every split has slides on both
-    sides of the median.
+    The range is cut into as many equal parts as there are slides and each part gives one share, so that every split
+    has slides on both sides of the median.
     """
     slides = plan.slides[split]
     rng = np.random.default_rng([plan.seed, split, 0, 0, 1])

@@ -1,4 +1,4 @@
-"""What cohorts and banks are made of. Imports nothing heavy, so that `--help` costs little."""
+"""Options of cohorts and banks. Imports nothing heavy, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SPLITS_OF_GROUPS = 5
 """ways to split the groups of a mosaic's patches"""
 LABELS = {"needle": ("a", "b"), "mixture": ("low", "high"), "spatial": ("margin", "inside")}
 """both labels of each task; scores rise towards the second"""
-INSIDE = 60  # patches of a spatial deposit, on average
+_SPATIAL_DEPOSIT = 60  # patches a spatial deposit needs on average to have an inside
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,13 @@ class CohortPlan:
     """A cohort. Patients have one or two slides; a patient has one site, one stain setting, at most one tumour."""
 
     fraction: float = 0.01
-    """evidence of the needle task: share of a slide's patches that are tumour (at least one patch)"""
+    """needle: share of a slide's patches that are tumour (at least one patch)"""
     slides: tuple[int, int, int] = (300, 100, 200)
     """slides for train, val and test"""
     patches: int = 2000
-    """patches a slide, on average; each slide has this ± 25 %"""
+    """patches per slide on average; each slide has this ± 25 %"""
     seed: int = 0
-    """of patients, layouts and draws from the bank"""
+    """seed of patients, layouts and draws from the bank"""
     task: Literal["needle", "mixture", "spatial"] = "needle"
     """needle: the subtype of a small deposit; mixture: more necrosis than the median slide or less; spatial:
     lymphocytes inside the tumour or along its margin"""
@@ -43,33 +43,31 @@ class CohortPlan:
             raise InputError(f"--plan.fraction must lie in (0, 1), got {self.fraction}")
         if not 0 < self.deposit <= 0.5:
             raise InputError(f"--plan.deposit must lie in (0, 0.5], got {self.deposit}")
-        if self.task == "spatial" and self.deposit * self.patches < INSIDE:
+        if self.task == "spatial" and self.deposit * self.patches < _SPATIAL_DEPOSIT:
             raise InputError(
-                f"--plan.deposit {self.deposit:g} of --plan.patches {self.patches} has no inside; "
-                f"the spatial task needs deposit x patches of at least {INSIDE}"
+                f"the spatial task needs --plan.deposit x --plan.patches of at least {_SPATIAL_DEPOSIT}, so that a "
+                f"deposit has an inside; got {self.deposit:g} x {self.patches}"
             )
         if len(self.slides) != len(SPLITS) or min(self.slides) < 2:
             raise InputError(f"--plan.slides needs at least two for each of {', '.join(SPLITS)}, got {self.slides}")
-        if self.patches < 16:
-            raise InputError(f"--plan.patches must be at least 16, got {self.patches}")
-        if self.seed < 0:
-            raise InputError(f"--plan.seed must be at least 0, got {self.seed}")
+        _at_least(16, "--plan.patches", self.patches)
+        _at_least(0, "--plan.seed", self.seed)
 
 
 @dataclass(frozen=True)
 class BankPlan:
-    """What a bank holds. A cell is one class of one site in one of its three stain settings."""
+    """A bank of rendered patches. A cell is one class of one site in one of the site's three stain settings."""
 
     sites: int = 3
     """sites, each with its own stain and texture"""
     normal: tuple[int, int, int] = (12, 4, 8)
-    """patches a cell for train, val and test, of each class without tumour"""
+    """patches per cell for train, val and test, of each class without tumour"""
     tumour: tuple[int, int, int] = (20, 6, 14)
-    """the same for each tumour class: what a task turns on must be seen in many instances"""
+    """patches per cell for train, val and test, of each tumour class; more, since labels depend on them"""
     seed: int = 0
-    """of the rendered world: sites, stains, textures"""
+    """seed of sites, stains and textures"""
     split: int = 0
-    """which bank of that world: banks of different split share no patch, in any of train, val and test"""
+    """which bank of that seed; banks of different split share no patch"""
     encoder: str = "texture"
     """patch encoder"""
 
@@ -78,16 +76,14 @@ class BankPlan:
             sizes = getattr(self, name)
             if len(sizes) != len(SPLITS) or min(sizes) < 1:
                 raise InputError(f"--bank.{name} needs at least one patch for each of {', '.join(SPLITS)}, got {sizes}")
-        if self.sites < 1:
-            raise InputError(f"--bank.sites must be at least 1, got {self.sites}")
-        for name in ("seed", "split"):
-            if getattr(self, name) < 0:
-                raise InputError(f"--bank.{name} must be at least 0, got {getattr(self, name)}")
+        _at_least(1, "--bank.sites", self.sites)
+        _at_least(0, "--bank.seed", self.seed)
+        _at_least(0, "--bank.split", self.split)
 
 
 @dataclass(frozen=True)
 class MosaicBankPlan:
-    """What a bank of real patches is made of. Classes are folders or zips of the patches."""
+    """A bank of real patches. A class is a folder or zip of patches."""
 
     patches: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
     """folders and zips of labelled patches"""
@@ -96,19 +92,20 @@ class MosaicBankPlan:
     b: str = "lung_scc"
     """class that is the tumour of subtype b"""
     rest: tuple[str, ...] = ("lung_n",)
-    """classes without tumour; those named necrosis and lymphocytes make the mixture and the spatial task possible"""
+    """classes without tumour; the mixture task needs one named necrosis, the spatial task one named lymphocytes"""
     index: str | None = None
-    """csv with class, file, group (default: index.csv in a folder of patches; without any, each patch is a group)"""
+    """csv with class, file, group (default: index.csv in a folder of patches; if there is none, each patch is a
+    group)"""
     split: int = 0
-    """which of five ways to split the groups: a fifth each is for val and test; no group is test in two of them"""
+    """which of five ways to split the groups; a fifth each is for val and test, and no two share a test group"""
     patch_size: int = 224
     """side of a patch in pixels; images of another size are refused"""
     resize: bool = False
-    """resample square images of another size instead"""
+    """resample square images of another size instead of refusing them"""
     mpp: float | None = None
-    """microns a pixel, where it is known"""
+    """microns per pixel, if known"""
     seed: int = 0
-    """of the order in which groups are split"""
+    """seed of the order in which groups are split"""
     encoder: str = "texture"
     """patch encoder"""
 
@@ -116,21 +113,19 @@ class MosaicBankPlan:
         names = (self.a, self.b, *self.rest)
         if not self.rest or len(set(names)) < len(names):
             raise InputError(
-                f"--bank.a, --bank.b and --bank.rest must name different classes, at least one of each; got {names}"
+                f"--bank.a, --bank.b and --bank.rest must name different classes, at least one each; got {names}"
             )
         if not 0 <= self.split < SPLITS_OF_GROUPS:
             raise InputError(f"--bank.split must be 0 to {SPLITS_OF_GROUPS - 1}, got {self.split}")
-        if self.patch_size < 16:
-            raise InputError(f"--bank.patch-size must be at least 16, got {self.patch_size}")
         if self.mpp is not None and self.mpp <= 0:
             raise InputError(f"--bank.mpp must be positive, got {self.mpp}")
-        if self.seed < 0:
-            raise InputError(f"--bank.seed must be at least 0, got {self.seed}")
+        _at_least(16, "--bank.patch-size", self.patch_size)
+        _at_least(0, "--bank.seed", self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RealismSettings:
-    """What is rendered, what is chosen of the real patches, and what the probe reads."""
+    """The patches to render, the real patches to compare with them, and the encoder of the probe."""
 
     patches: tuple[Path, ...]
     """folders with a folder or zip per class, or such zips"""
@@ -139,12 +134,21 @@ class RealismSettings:
     classes: tuple[str, ...] = ("lung_aca", "lung_scc", "lung_n")
     """classes of real patches to use"""
     per_group: int = 4
-    """patches of each group, real or rendered"""
+    """patches per group, real or rendered"""
     sites: int = 3
     """sites of rendered patches"""
     patch_size: int = 224
     """side of a patch in pixels, real or rendered"""
     seed: int = 0
-    """of what is rendered, chosen and folded"""
+    """seed of rendering, of the choice of real patches, and of the folds"""
     encoder: str = "texture"
-    """patch encoder the probe reads"""
+    """patch encoder"""
+
+    def __post_init__(self) -> None:
+        _at_least(1, "--per-group", self.per_group)
+        _at_least(1, "--sites", self.sites)
+
+
+def _at_least(least: int, option: str, value: int) -> None:
+    if value < least:
+        raise InputError(f"{option} must be at least {least}, got {value}")

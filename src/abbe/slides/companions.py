@@ -1,4 +1,4 @@
-"""Slides of several files: the DICOM files of one series, MIRAX and Hamamatsu slides with their data beside them."""
+"""Slides that consist of several files: DICOM series, and MIRAX and Hamamatsu slides."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import warnings
 from pathlib import Path
 
 _SERIES_UID = 0x0020000E
-_INI_LIMIT = 1 << 20  # bytes read of a .vms or .vmu, which is a text of a few kB
+_INI_LIMIT = 1 << 20  # bytes read of a .vms or .vmu file; the text has a few kB
 
 
 def series_uid(path: Path) -> str | None:
-    """SeriesInstanceUID of a DICOM file, from its header; None where it is no DICOM file or has none.
-
-    Read in Python, in this process: no decoder that a damaged file could crash comes near it.
-    """
+    """SeriesInstanceUID of a DICOM file, read from its header in pure Python; None if there is none."""
     try:
         with open(path, "rb") as file:
             if file.read(132)[128:] != b"DICM":
@@ -22,19 +19,19 @@ def series_uid(path: Path) -> str | None:
 
             file.seek(0)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a value that breaks a rule of the standard is OpenSlide's to judge
+                warnings.simplefilter("ignore")  # values that violate the standard are for OpenSlide to judge
                 header = read_partial(
                     file, stop_when=lambda tag, *_: tag > _SERIES_UID, specific_tags=[_SERIES_UID], force=False
                 )
                 return str(header.get("SeriesInstanceUID") or "") or None
-    except Exception:  # noqa: BLE001  a damaged header raises whatever it likes; the slide then fails when it is opened
+    except Exception:  # noqa: BLE001  pydicom raises anything for a damaged header; the slide then fails when opened
         return None
 
 
 def dicom_series(folder: Path) -> dict[str, list[Path]]:
-    """SeriesInstanceUID → its files, sorted, of all DICOM files right in a folder: what OpenSlide takes for one slide.
+    """SeriesInstanceUID → its sorted files, of the DICOM files directly in a folder, whatever their suffix.
 
-    Its files may have any suffix, as OpenSlide goes by what is in them. Empty for a folder that cannot be listed.
+    OpenSlide reads the files of one series as one slide. Empty for a folder that cannot be listed.
     """
     series: dict[str, list[Path]] = {}
     try:
@@ -49,7 +46,7 @@ def dicom_series(folder: Path) -> dict[str, list[Path]]:
 
 
 def companions(path: Path) -> list[Path]:
-    """The other files of a slide that is no DICOM: the folder of an .mrxs, the pictures that a .vms or .vmu names."""
+    """Further files of a slide that is not DICOM: the folder of an .mrxs, the images named in a .vms or .vmu."""
     suffix = path.suffix.lower()
     if suffix == ".mrxs" and path.with_suffix("").is_dir():
         return sorted(file for file in path.with_suffix("").rglob("*") if file.is_file())
@@ -58,7 +55,7 @@ def companions(path: Path) -> list[Path]:
     try:
         with open(path, "rb") as file:
             lines = file.read(_INI_LIMIT).decode("utf-8", "replace").splitlines()
-    except OSError:  # the slide then fails when it is opened, and says so
+    except OSError:  # the slide fails with this error when it is opened
         return []
     values = {line.partition("=")[2].strip() for line in lines}
     named = (path.parent / value for value in values if value and Path(value).name == value)

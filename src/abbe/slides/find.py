@@ -1,4 +1,4 @@
-"""Which slides a command line means, what each is called, and which files it consists of."""
+"""Which slides a command line means, what their ids are, and which files they consist of."""
 
 from __future__ import annotations
 
@@ -11,23 +11,12 @@ from pathlib import Path
 from abbe.errors import InputError
 from abbe.slides.companions import companions, dicom_series, series_uid
 from abbe.store.commit import printable
+from abbe.store.walk import files_below
 
-# What OpenSlide may read. A file of another kind can still be named one by one.
+# What OpenSlide may read. A file with another suffix can still be named on the command line.
 SUFFIXES = (
-    ".bif",
-    ".btf",
-    ".czi",
-    ".dcm",
-    ".mrxs",
-    ".ndpi",
-    ".scn",
-    ".svs",
-    ".svslide",
-    ".tif",
-    ".tiff",
-    ".vms",
-    ".vmu",
-)
+    ".bif", ".btf", ".czi", ".dcm", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".tif", ".tiff", ".vms", ".vmu",
+)  # fmt: skip
 _DICOM_SUFFIXES = (".dcm", "")
 
 
@@ -35,32 +24,32 @@ _DICOM_SUFFIXES = (".dcm", "")
 class FoundSlide:
     """One slide.
 
-    path: what OpenSlide is given.   files: all it consists of, `path` first.
-    odd: why it is none after all (no regular file), else "".   named: whether the user named it, not its folder.
+    path: what OpenSlide opens.   files: all files of the slide, `path` first.
+    problem: why it is not a regular file, else "".   named: whether the user named it, rather than its folder.
     """
 
     slide_id: str
     path: Path
     files: tuple[Path, ...]
-    odd: str = ""
+    problem: str = ""
     named: bool = False
 
 
 def find_slides(paths: Sequence[Path]) -> list[FoundSlide]:
-    """Every slide named or found in a folder, in order. A slide's id is its stem, and unlike all others.
+    """Every slide named or found in a folder, in order, each with a unique id.
 
-    The DICOM files of one series in one folder are one slide, called by the folder; where several such series share
-    it, by the folder and their SeriesInstanceUID. A series of one file is called by its stem like any file.
+    The id is the file's stem. DICOM files of one series in one folder are one slide, called after the folder; several
+    such series in a folder are called after the folder and their SeriesInstanceUID; a series of a single file is called
+    after the file. Slides that would share an id are called by their path below the folder given (or, if that is the
+    same too, below their nearest common folder), suffix included, with `__` for `/`.
 
-    Where two slides share an id, both are named by their path below the folder given (or, where that does not tell them
-    apart, below the nearest folder common to them), with `__` for `/`, suffix included. Folders are searched to the
-    bottom, links included; hidden files and folders are left out. What has a slide's suffix and is no regular file
-    (a pipe, a link to nothing, a folder without slides) is found too, and says what is `odd`.
+    Folders are searched recursively; links are followed, hidden files and folders left out. An entry with a slide's
+    suffix that is not a regular file (a pipe, a dangling link, a folder without slides) is returned with its `problem`.
 
-    Raises InputError for a path that does not exist, a folder that cannot be read or has no slide in it.
+    Raises InputError for a path that does not exist, and for a folder that cannot be read or contains no slide.
     """
-    found: dict[str, tuple[FoundSlide, Path, str]] = {}  # key → slide, its label, its label below the folder given
-    folders: dict[Path, dict[str, list[Path]]] = {}
+    found: dict[str, tuple[FoundSlide, Path, str]] = {}  # absolute path → slide, its label, the label below the folder
+    series: dict[Path, dict[str, list[Path]]] = {}
     for given in map(Path, paths):
         if _is_dir(given):
             below = sorted(_slides_below(given))
@@ -71,37 +60,38 @@ def find_slides(paths: Sequence[Path]) -> list[FoundSlide]:
         else:
             raise InputError(f"{given}: no such slide or folder")
         for path in below:
-            slide, label = _slide(path, folders)
+            slide, label = _slide(path, series)
             inside = path is not given and label != given
             name = str(label.relative_to(given)) if inside else _absolute(label).name
-            found.setdefault(_key(slide.path), (replace(slide, named=path is given), label, name))
+            # A link and its target stay two slides: users may rename slides by links.
+            found.setdefault(str(_absolute(slide.path)), (replace(slide, named=path is given), label, name))
     if not found:
-        raise InputError("nothing given: name slides, or folders of slides")
-    short = Counter(slide.slide_id for slide, _, _ in found.values())
-    ids = {key: slide.slide_id if short[slide.slide_id] == 1 else name for key, (slide, _, name) in found.items()}
+        raise InputError("no slides given; name slides, or folders of slides")
+    stems = Counter(slide.slide_id for slide, _, _ in found.values())
+    ids = {key: slide.slide_id if stems[slide.slide_id] == 1 else name for key, (slide, _, name) in found.items()}
     times = Counter(ids.values())
     clashes = [key for key, name in ids.items() if times[name] > 1]
     if clashes:
         labels = {key: _absolute(found[key][1]) for key in clashes}
         common = os.path.commonpath([label.parent for label in labels.values()])
         ids |= {key: os.path.relpath(label, common) for key, label in labels.items()}
-    named = {key: printable(name).replace(os.sep, "__") for key, name in ids.items()}
-    if len(set(named.values())) < len(named):
-        raise InputError("two slides come to the same id; rename one of them")
-    return [replace(found[key][0], slide_id=name) for key, name in named.items()]
+    ids = {key: printable(name).replace(os.sep, "__") for key, name in ids.items()}
+    if len(set(ids.values())) < len(ids):
+        raise InputError("two slides have the same id; rename one of them")
+    return [replace(found[key][0], slide_id=name) for key, name in ids.items()]
 
 
-def _slide(path: Path, folders: dict[Path, dict[str, list[Path]]]) -> tuple[FoundSlide, Path]:
-    """(the slide that `path` is or belongs to, the path it is called by). folders: series already looked up."""
-    odd = _odd(path)
-    if odd:
-        return FoundSlide(path.stem, path, (path,), odd), path
+def _slide(path: Path, known: dict[Path, dict[str, list[Path]]]) -> tuple[FoundSlide, Path]:
+    """The slide that `path` is or belongs to, and the path it is called after. known: DICOM series by folder."""
+    problem = _problem(path)
+    if problem:
+        return FoundSlide(path.stem, path, (path,), problem), path
     uid = series_uid(path) if path.suffix.lower() in _DICOM_SUFFIXES else None
     if uid is None:
         return FoundSlide(path.stem, path, (path, *companions(path))), path
-    if path.parent not in folders:
-        folders[path.parent] = dicom_series(path.parent)
-    series = folders[path.parent]
+    if path.parent not in known:
+        known[path.parent] = dicom_series(path.parent)
+    series = known[path.parent]
     files = series.get(uid, [path])
     if len(files) == 1:
         return FoundSlide(path.stem, path, (path,)), path
@@ -115,52 +105,40 @@ def _slide(path: Path, folders: dict[Path, dict[str, list[Path]]]) -> tuple[Foun
 def _is_dir(path: Path) -> bool:
     try:
         return path.is_dir()
-    except OSError as error:  # a name too long, a folder above that may not be entered
-        if os.path.lexists(path):  # a link to such a place: a row
+    except OSError as error:  # a name too long, or a parent folder without permission
+        if os.path.lexists(path):  # a link to such a path gets a row of its own
             return False
-        raise InputError(f"{path}: cannot be looked at ({error.strerror})") from error
+        raise InputError(f"{path}: cannot be accessed ({error.strerror})") from error
 
 
-def _odd(path: Path) -> str:
-    """Why something of a slide's name cannot be one; "" for a regular file. Nothing is opened: a pipe would wait."""
+def _problem(path: Path) -> str:
+    """Why `path` cannot be a slide; "" for a regular file. Nothing is opened: a pipe would block."""
     try:
         if path.is_file():
             return ""
         if path.is_dir():
-            return "a folder, and no slide in it that was not found elsewhere"
+            return "a folder that contains no further slides"
     except OSError as error:
-        return f"cannot be looked at ({error.strerror})"
+        return f"cannot be accessed ({error.strerror})"
     if path.is_symlink():
-        return f"a link to what is not there ({path.readlink()})"
-    return "no regular file (a pipe, a socket or a device)"
+        return f"a link to a path that does not exist ({path.readlink()})"
+    return "not a regular file (a pipe, a socket or a device)"
 
 
 def _absolute(path: Path) -> Path:
     return Path(os.path.normpath(path.absolute()))
 
 
-def _key(path: Path) -> str:
-    return str(_absolute(path))  # a link and what it points to stay two: a user may rename by links
-
-
 def _slides_below(folder: Path) -> Iterator[Path]:
-    def refuse(error: OSError) -> None:
-        raise InputError(f"{error.filename}: cannot be searched ({error.strerror})") from error
-
-    seen = set()  # links to folders are followed; a loop of them ends here
-    holding: set[Path] = set()  # folders with a slide somewhere below
-    suffixed = []  # folders called like a slide
-    for place, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
-        status = Path(place).stat()
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
+    """Slides, and folders with a slide's suffix that have no slide below them."""
+    holding: set[Path] = set()
+    suffixed = []
+    for path in files_below(folder, links="once", folders=True):
+        if path.suffix.lower() not in SUFFIXES:
             continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        suffixed += [Path(place) / name for name in folders if Path(name).suffix.lower() in SUFFIXES]
-        for name in names:
-            path = Path(place) / name
-            if path.suffix.lower() in SUFFIXES and not name.startswith("."):
-                holding.update(path.parents)
-                yield path
+        if os.path.isdir(path):  # noqa: PTH112  Path.is_dir raises for a link whose target has too long a name
+            suffixed.append(path)
+        else:
+            holding.update(path.parents)
+            yield path
     yield from (path for path in suffixed if path not in holding)

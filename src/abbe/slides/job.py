@@ -1,4 +1,4 @@
-"""One slide of `abbe encode`: read it, encode its patches while the next are read, write its bag."""
+"""One slide of `abbe encode`: read its patches, encode them while the next are read, write the bag."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from abbe.store import commit, trident
 from abbe.store.outcomes import Outcome, Result
 from abbe.types import Bag
 
-_BATCH_BYTES = 1 << 26  # a batch has fewer patches than asked for where they are large
+_BATCH_BYTES = 1 << 26  # limit of a batch: fewer patches than the batch size if they are large
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every slide of a run has in common."""
+    """What all slides of a run share."""
 
     out: Path
     encoder: PatchEncoder
@@ -50,17 +50,10 @@ class Job:
         return trident.features_path(self.folder, self.encoder.name, slide_id)
 
     def record(self, slide: FoundSlide) -> dict[str, Any]:
-        """What decides a slide's files, as it goes into their sidecars. Batches and devices do not."""
-        settings = {
-            "mpp": self.settings.mpp,
-            "patch_size": self.settings.patch_size,
-            "overlap": self.settings.overlap,
-            "override_mpp": self.settings.override_mpp,
-            "tissue_version": TISSUE_VERSION,
-            "min_tissue": MIN_TISSUE,
-        }
+        """What determines the files of a slide, stored in their sidecars. Batch size and device are not part of it."""
+        settings = {key: getattr(self.settings, key) for key in ("mpp", "patch_size", "overlap", "override_mpp")}
         return {
-            "settings": settings,
+            "settings": {**settings, "tissue_version": TISSUE_VERSION, "min_tissue": MIN_TISSUE},
             "slide": fingerprint(slide.files),
             "encoder_version": self.encoder.version,
             "precision": str(getattr(self.encoder, "dtype", torch.float32)).removeprefix("torch."),
@@ -68,56 +61,54 @@ class Job:
 
 
 def encode_one(job: Job, slide: FoundSlide, bar: Progress) -> Outcome:
-    """The outcome of one slide, whatever happens to it."""
+    """Encode one slide; any failure becomes its outcome."""
     start = time.monotonic()
 
     def outcome(kind: Result, stage: str = "", reason: str = "", patches: int = 0) -> Outcome:
-        name, said, seconds = commit.printable(slide.path), commit.printable(reason), time.monotonic() - start
-        return Outcome(slide.slide_id, name, kind, stage, said, patches, seconds)
+        path, reason, seconds = commit.printable(slide.path), commit.printable(reason), time.monotonic() - start
+        return Outcome(slide.slide_id, path, kind, stage, reason, patches, seconds)
 
-    if slide.odd:  # what lies about in a folder is passed over; what the user named was wanted
-        return outcome("failed" if slide.named else "skipped", "find", slide.odd)
+    if slide.problem:  # an entry of a folder is skipped; one that the user named was wanted
+        return outcome("failed" if slide.named else "skipped", "find", slide.problem)
     if job.halt.is_set():
         return interrupted(slide)
-    slide_id = slide.slide_id
+    features, patches = job.features_path(slide.slide_id), job.patches_path(slide.slide_id)
     try:
         record = job.record(slide)
-        ended = finished(
-            job.features_path(slide_id), job.patches_path(slide_id), record, overwrite=job.settings.overwrite
-        ) or _encode(job, slide, record, bar)
-        return outcome(*ended)
+        ending = finished(features, patches, record, overwrite=job.settings.overwrite)
+        return outcome(*(ending or _encode(job, slide, record, bar)))
     except SlideError as error:
         return outcome("failed", error.stage, error.reason)
-    except Exception as error:  # noqa: BLE001  a defect of ours in one slide is recorded as such; the batch goes on
+    except Exception as error:  # noqa: BLE001  our own defect in one slide is recorded as such; the batch goes on
         return outcome("failed", "internal", f"{type(error).__name__}: {error}")
 
 
 def interrupted(slide: FoundSlide) -> Outcome:
-    """The outcome of a slide that the run did not come to."""
-    reason = "the run was stopped before this slide; the same command goes on from here"
+    """The outcome of a slide that was not reached before the run was stopped."""
+    reason = "the run was stopped before this slide; run the same command again to continue"
     return Outcome(slide.slide_id, commit.printable(slide.path), "failed", "interrupted", reason)
 
 
 def _encode(job: Job, slide: FoundSlide, record: dict[str, Any], bar: Progress) -> Ending:
-    slide_id = slide.slide_id
+    slide_id, settings = slide.slide_id, job.settings
     options: dict[str, Any] = {
-        "target_mpp": job.settings.mpp,
-        "patch_size": job.settings.patch_size,
-        "overlap": job.settings.overlap,
-        "override_mpp": job.settings.override_mpp,
-        "batch": max(1, min(job.settings.batch_size, _BATCH_BYTES // (3 * job.settings.patch_size**2))),
+        "target_mpp": settings.mpp,
+        "patch_size": settings.patch_size,
+        "overlap": settings.overlap,
+        "override_mpp": settings.override_mpp,
+        "batch": max(1, min(settings.batch_size, _BATCH_BYTES // (3 * settings.patch_size**2))),
     }
     rows = [np.zeros((0, job.encoder.width), np.float32)]
-    with read_slide("tiles", slide.path, time_limit=job.settings.time_limit, halt=job.halt, **options) as frames:
+    with read_slide("tiles", slide.path, time_limit=settings.time_limit, halt=job.halt, **options) as frames:
         plan = next(frames)
-        said = "; ".join(plan.header["warnings"])
+        warnings = "; ".join(plan.header["warnings"])
         if plan.kind == "empty":
             return _write_empty(job, slide_id, plan, record)
         coords = np.frombuffer(plan.payload, "<i8").reshape(-1, 2)
         task = bar.add_task(escape(slide_id), total=len(coords))
         try:
             for frame in frames:
-                shape = (frame.header["count"], job.settings.patch_size, job.settings.patch_size, 3)
+                shape = (frame.header["count"], settings.patch_size, settings.patch_size, 3)
                 patches = np.frombuffer(frame.payload, np.uint8).reshape(shape)
                 with job.device_lock:
                     rows.append(_features(job.encoder, patches))
@@ -136,38 +127,38 @@ def _encode(job: Job, slide: FoundSlide, record: dict[str, Any], bar: Progress) 
             encoder=job.encoder.name,
             source=str(slide.path),
         )
-    except BagError as error:  # a feature that is not finite, patches that did not all come
+    except BagError as error:  # a feature that is not finite, or patches that are missing
         raise SlideError("encode", str(error)) from error
-    made_with = {**record, "empty": False, "reason": said, "patches": len(coords)}
+    made_with = {**record, "empty": False, "reason": warnings, "patches": len(coords)}
     geometry = _geometry(job, slide_id, plan)
     try:
         trident.write_patches(job.patches_path(slide_id), coords, geometry, made_with)
-        # Features last: a slide with features is a slide that is whole.
+        # Features last: a slide that has features is complete.
         trident.write_features(job.features_path(slide_id), bag, geometry, made_with)
     except (OSError, StoreError) as error:
         raise SlideError("write", str(error)) from error
-    return "done", "", said, len(coords)
+    return "done", "", warnings, len(coords)
 
 
 def _features(encoder: PatchEncoder, patches: np.ndarray) -> np.ndarray:
-    """float32 [B, D] of patches uint8 [B, H, W, 3]. SlideError (stage encode) for an encoder that refuses them."""
+    """float32 [B, D] of patches uint8 [B, H, W, 3]. Raises SlideError (stage encode) if the encoder refuses them."""
     try:
         features = encoder(patches)
     except InputError as error:
         raise SlideError("encode", str(error)) from error
     if features.shape != (len(patches), encoder.width) or features.dtype != np.float32:
         expected = f"float32 {(len(patches), encoder.width)}"
-        raise SlideError("encode", f"{encoder.name} gave {features.dtype} {features.shape}, expected {expected}")
+        raise SlideError("encode", f"{encoder.name} returned {features.dtype} {features.shape}, expected {expected}")
     return features
 
 
 def _write_empty(job: Job, slide_id: str, plan: Frame, record: dict[str, Any]) -> Ending:
-    """A slide without patches has a patches file without rows, so that the next run knows, and no feature file."""
+    """Write a patches file without rows, which tells the next run that the slide is empty, and no feature file."""
     reason = "; ".join([plan.header["reason"], *plan.header["warnings"]])
     made_with = {**record, "empty": True, "reason": reason, "patches": 0}
     features = job.features_path(slide_id)
     try:
-        # Whatever stands there was damaged, or is to be overwritten.
+        # Features left there are damaged or to be overwritten.
         commit.sidecar_path(features).unlink(missing_ok=True)
         features.unlink(missing_ok=True)
         trident.write_patches(job.patches_path(slide_id), np.zeros((0, 2)), _geometry(job, slide_id, plan), made_with)
@@ -184,13 +175,13 @@ def _geometry(job: Job, slide_id: str, plan: Frame) -> trident.Geometry:
         patch_size=job.settings.patch_size,
         patch_size_level0=size,
         level0_magnification=trident.magnification(mpp),
-        # Of the patches as they were read: the ratio of the two is that of the sizes, which other readers rely on.
+        # Of the patches as read: other readers rely on its ratio to level 0 being that of the patch sizes.
         target_magnification=trident.magnification(mpp) * job.settings.patch_size / size,
         overlap=job.settings.overlap,
         level0_width=width,
         level0_height=height,
         level0_mpp=mpp,
         name=slide_id,
-        # Relative, so that a file's bytes do not depend on where --out lies.
+        # Relative, so that the bytes of a file do not depend on --out.
         savetodir=job.folder.name,
     )

@@ -1,9 +1,9 @@
-"""The child process that touches a slide: `python -m abbe.slides.reader`.
+"""The child process that reads slides: `python -m abbe.slides.reader`.
 
-Bad tiles have crashed whole processes inside native decoders, and a damaged slide can hang: so every slide is read in
-a process of its own, which the parent (`abbe.slides.slide`) can kill. It must not import torch: it starts in a blink.
+Damaged tiles can crash or hang native decoders, so every slide is read in a process of its own, which the parent
+(`abbe.slides.slide`) can kill. It does not import torch, so that it starts quickly.
 
-In: one JSON line on stdin, the job; stdin stays open, and where it ends the parent is gone and the child leaves too.
+In: the job as one JSON line on stdin, which stays open; the child exits when stdin ends, because the parent is gone.
 Out: frames on stdout, each a 4-byte little-endian length, a JSON header of that length, and `header["bytes"]` bytes of
 payload. The last frame is `end`, `empty` or `failed`. The label and macro images of a slide are never read.
 """
@@ -31,13 +31,13 @@ from abbe.slides.tissue import MASK_UM, tissue_mask
 
 Send = Callable[..., None]
 Pixels = NDArray[np.uint8]
-_BLOCK = 2048  # side of what is read at a time for a thumbnail, in the level's pixels
-_THUMBNAIL_PIXELS = 1 << 24  # a thumbnail is made coarser rather than larger than this
+_BLOCK = 2048  # side of the blocks read for a thumbnail, in pixels of the level
+_THUMBNAIL_PIXELS = 1 << 24  # at most; a larger thumbnail is made coarser
 
 
 def main() -> None:
-    """Do one job and leave."""
-    # Native libraries print on descriptor 1. Frames get a descriptor of their own, and 1 becomes stderr.
+    """Do one job and exit."""
+    # Native libraries print to descriptor 1: frames get a descriptor of their own, and 1 becomes stderr.
     frames = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
 
@@ -47,7 +47,7 @@ def main() -> None:
         frames.flush()
 
     job = json.loads(sys.stdin.buffer.readline())
-    threading.Thread(target=_leave_with_the_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     try:
         JOBS[job.pop("job")](send, **job)
     except SlideError as error:
@@ -55,9 +55,8 @@ def main() -> None:
     frames.close()
 
 
-def _leave_with_the_parent() -> None:
-    # A decoder that hangs would otherwise outlive a parent that was killed. The descriptor itself is read: a daemon
-    # thread that holds the lock of sys.stdin at exit is fatal to the interpreter.
+def _exit_with_parent() -> None:
+    # Reads the descriptor itself: a daemon thread that holds the lock of sys.stdin aborts the interpreter at exit.
     while os.read(0, 1 << 10):
         pass
     os._exit(1)
@@ -73,10 +72,10 @@ def tiles(
     override_mpp: float | None,
     batch: int,
 ) -> None:
-    """Plan the patches of a slide and send them: a `plan` (coords as payload), then `patches` in batches."""
+    """Send the patches of a slide: a `plan` with the coords as payload, then `patches` in batches; or `empty`."""
     slide = _open(path)
     mpp, warnings = _mpp(slide, override_mpp)
-    # Refuse a slide too coarse before anything of it is read.
+    # Refuses a slide that is too coarse before reading from it.
     level, read_size = choose_level(mpp, slide.level_downsamples, target_mpp=target_mpp, patch_size=patch_size)
     size_level0 = read_size * slide.level_downsamples[level]
     thumbnail, downsample = _thumbnail(slide, MASK_UM / mpp)
@@ -106,7 +105,6 @@ def tiles(
         patches=len(plan.coords),
         patch_size_level0=plan.patch_size_level0,
         stride_level0=plan.stride_level0,
-        level=plan.level,
         **geometry,
     )
     for patches in _batches(slide, plan, patch_size, batch):
@@ -116,22 +114,21 @@ def tiles(
 
 def _in_pixels(why: str, slide: openslide.OpenSlide, size_level0: float) -> str:
     width, height = slide.dimensions
-    return f"{why} ({width} × {height} level-0 pixels, a patch {size_level0:g})"
+    return f"{why} ({width} × {height} level-0 pixels; a patch has {size_level0:g})"
 
 
 def describe(send: Send, *, path: str) -> None:
-    """Send what is to be said of a slide's geometry, as one `about` frame.
+    """Send the format and geometry of a slide as one `about` frame.
 
-    Properties are chosen one by one, because others may name a patient; of the images beside the slide only the names.
+    Only these properties are sent, because others may name a patient, and only the names of associated images.
     """
     slide = _open(path)
-    mpp = [slide.properties.get(name) for name in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)]
     send(
         "about",
         vendor=slide.properties.get(openslide.PROPERTY_NAME_VENDOR),
         levels=[list(size) for size in slide.level_dimensions],
-        mpp_x=mpp[0],
-        mpp_y=mpp[1],
+        mpp_x=slide.properties.get(openslide.PROPERTY_NAME_MPP_X),
+        mpp_y=slide.properties.get(openslide.PROPERTY_NAME_MPP_Y),
         objective=slide.properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER),
         images=sorted(slide.associated_images),
     )
@@ -139,16 +136,15 @@ def describe(send: Send, *, path: str) -> None:
 
 
 def thumbnail(send: Send, *, path: str, side: int) -> None:
-    """Send the slide about `side` pixels on its longer side (by a whole factor), as one `thumbnail` frame."""
+    """Send the slide, about `side` pixels on its longer side (reduced by an integer), as one `thumbnail` frame."""
     slide = _open(path)
     pixels, downsample = _thumbnail(slide, max(1.0, max(slide.dimensions) / side))
-    stated = slide.properties.get(openslide.PROPERTY_NAME_MPP_X)
-    send("thumbnail", pixels.tobytes(), shape=list(pixels.shape), downsample=downsample, stated_mpp=stated)
+    send("thumbnail", pixels.tobytes(), shape=list(pixels.shape), downsample=downsample)
     send("end")
 
 
 def regions(send: Send, *, path: str, coords: list[list[int]], size_level0: float, side: int) -> None:
-    """Send the squares at `coords` (top-left, level-0 pixels), `side` pixels wide, as one `patches` frame."""
+    """Send the squares at `coords` (top-left, level-0 pixels), resized to `side` pixels, as one `patches` frame."""
     slide = _open(path)
     level = slide.get_best_level_for_downsample(max(1.0, size_level0 / side))
     read_size = max(1, round(size_level0 / slide.level_downsamples[level]))
@@ -157,12 +153,7 @@ def regions(send: Send, *, path: str, coords: list[list[int]], size_level0: floa
     send("end")
 
 
-JOBS: dict[str, Callable[..., None]] = {
-    "tiles": tiles,
-    "describe": describe,
-    "thumbnail": thumbnail,
-    "regions": regions,
-}
+JOBS: dict[str, Callable[..., None]] = {job.__name__: job for job in (tiles, describe, thumbnail, regions)}
 
 
 def _open(path: str) -> openslide.OpenSlide:
@@ -175,35 +166,35 @@ def _open(path: str) -> openslide.OpenSlide:
 
 
 def _unsupported(path: str) -> str:
-    """Why OpenSlide takes a file for no slide, as far as it can be told."""
+    """Why OpenSlide does not read a file, as far as that can be known."""
     try:
         with tifffile.TiffFile(path) as tiff:
             page = tiff.pages.first
             if not page.is_tiled:
                 bits = page.dtype.itemsize * 8 if page.dtype is not None else 0
-                return f"a TIFF of {bits} bits in strips; OpenSlide reads tiled ones of 8 bits"
-    except Exception:  # noqa: BLE001  whatever it is, it is no TIFF that says more
+                return f"a TIFF of {bits} bits in strips; OpenSlide reads tiled TIFFs of 8 bits"
+    except Exception:  # noqa: BLE001  not a TIFF that tells more
         pass
     return "not a slide that OpenSlide can read, or cut short"
 
 
 def _mpp(slide: openslide.OpenSlide, override: float | None) -> tuple[float, list[str]]:
-    """Microns a level-0 pixel, and a warning where the user's value is not what the slide says."""
+    """Microns per level-0 pixel, and a warning if the user's value contradicts the slide's."""
     x = slide.properties.get(openslide.PROPERTY_NAME_MPP_X)
     y = slide.properties.get(openslide.PROPERTY_NAME_MPP_Y)
     mpp = slide_mpp(x, y, override)
-    if override is None or x is None or y is None:
+    if override is None:
         return mpp, []
     try:
         stated = slide_mpp(x, y, None)
-    except SlideError:  # which is why the user overrides it
+    except SlideError:  # missing or wrong, which is why the user overrides it
         return mpp, []
     differs = abs(stated - mpp) > SAME_SCALE * stated
-    return mpp, [f"the slide says {stated:g} µm a pixel, --override-mpp {mpp:g}"] if differs else []
+    return mpp, [f"the slide states {stated:g} µm per pixel, --override-mpp is {mpp:g}"] if differs else []
 
 
 def _read(slide: openslide.OpenSlide, corner: tuple[int, int], level: int, size: tuple[int, int]) -> Pixels:
-    """A region as uint8 [h, w, 3] over white. An OpenSlide handle does not recover from an error, so neither do we."""
+    """A region as uint8 [h, w, 3] over white. An error is final: an OpenSlide handle does not recover from it."""
     try:
         region = slide.read_region(corner, level, size)
     except (openslide.OpenSlideError, OSError) as error:
@@ -211,7 +202,7 @@ def _read(slide: openslide.OpenSlide, corner: tuple[int, int], level: int, size:
     pixels = np.asarray(region)
     if pixels[..., 3].min() == 255:
         return pixels[..., :3]
-    white = Image.new("RGBA", region.size, "white")  # what was not scanned is glass, not black
+    white = Image.new("RGBA", region.size, "white")  # areas that were not scanned count as glass
     return np.asarray(Image.alpha_composite(white, region))[..., :3]
 
 
@@ -229,9 +220,9 @@ def _batches(slide: openslide.OpenSlide, plan: TilePlan, patch_size: int, batch:
 
 
 def _thumbnail(slide: openslide.OpenSlide, wanted: float) -> tuple[Pixels, float]:
-    """(uint8 [h, w, 3], level-0 pixels a pixel, about `wanted`), averaged from the best level block by block.
+    """Thumbnail uint8 [h, w, 3] and its downsample (about `wanted`): means over the best level.
 
-    A slide may have nothing but a level 0 of many gigapixels: no more than one block of it is held.
+    Computed block by block, because the only level of a slide may have gigapixels.
     """
     downsamples = slide.level_downsamples
     level = max((n for n, d in enumerate(downsamples) if d <= max(1.0, 1.05 * wanted)), key=lambda n: downsamples[n])
@@ -244,7 +235,9 @@ def _thumbnail(slide: openslide.OpenSlide, wanted: float) -> tuple[Pixels, float
         for x in range(0, width, side):
             corner = (round(x * downsamples[level]), round(y * downsamples[level]))
             block = _read(slide, corner, level, (min(side, width - x), min(side, height - y)))
-            small = np.asarray(Image.fromarray(block).reduce(factor))  # means of factor × factor, also at the border
+            small = np.asarray(
+                Image.fromarray(block).reduce(factor)
+            )  # means of factor × factor pixels, fewer at the border
             row, column = y // factor, x // factor
             pixels[row : row + small.shape[0], column : column + small.shape[1]] = small
     return pixels, downsamples[level] * factor

@@ -1,4 +1,4 @@
-"""What an earlier run left of a slide: whether it is whole, and made from the same slide with the same settings."""
+"""What an earlier run left of a slide: is it complete, and made from the same slide with the same settings?"""
 
 from __future__ import annotations
 
@@ -17,24 +17,23 @@ from abbe.store.resume import made_before
 
 Ending = tuple[Result, str, str, int]
 """outcome, stage, reason, patches"""
-_ENDS = 1 << 20  # bytes
-_OF_FEATURES = ("encoder_version", "precision")  # coordinates do not depend on the encoder
+_END_BYTES = 1 << 20
+_ENCODER_KEYS = ("encoder_version", "precision")  # coordinates do not depend on the encoder
 
 
 def fingerprint(files: Sequence[Path]) -> dict[str, Any]:
-    """Size, and SHA-256 of the first and last MiB, of a slide's first file; of more files, one hash over the same.
+    """Size and SHA-256 of the first and last MiB of a slide's first file; one hash over the same of all other files.
 
-    Gigabytes are not read to see that a slide is the same. Raises SlideError (stage open) for a file that cannot be
-    read.
+    Whole slides are too large to hash. Raises SlideError (stage open) for a file that cannot be read.
     """
     first, *others = files
-    seen = _ends(first)
+    ends = _ends(first)
     if not others:
-        return seen
+        return ends
     digest = hashlib.sha256()
     for file in others:
         digest.update(json.dumps([os.path.relpath(file, first.parent), _ends(file)]).encode())
-    return {**seen, "files": len(files), "sha256_files": digest.hexdigest()}
+    return {**ends, "files": len(files), "sha256_files": digest.hexdigest()}
 
 
 def _ends(path: Path) -> dict[str, Any]:
@@ -42,36 +41,33 @@ def _ends(path: Path) -> dict[str, Any]:
         digest = hashlib.sha256()
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
-            digest.update(file.read(_ENDS))
-            file.seek(max(0, size - _ENDS))
-            digest.update(file.read(_ENDS))
+            digest.update(file.read(_END_BYTES))
+            file.seek(max(0, size - _END_BYTES))
+            digest.update(file.read(_END_BYTES))
     except OSError as error:
         raise SlideError("open", f"{path.name}: {type(error).__name__}: {error.strerror}") from error
     return {"size": size, "sha256_ends": digest.hexdigest()}
 
 
 def finished(features: Path, patches: Path, record: dict[str, Any], *, overwrite: bool) -> Ending | None:
-    """How an earlier run of the same settings on the same slide ended, or None where there is work to do.
+    """How an earlier run with the same settings on the same slide ended; None if the slide must be encoded.
 
-    record: of this run, as it goes into the sidecars (settings, slide, encoder_version, precision). Raises SlideError
-    (stage resume) rather than replace what was made otherwise, or by another program.
+    record: of this run, as stored in the sidecars (settings, slide, encoder_version, precision). Raises SlideError
+    (stage resume) for files made with other settings, from another slide or by another program.
     """
-    of_patches = {key: value for key, value in record.items() if key not in _OF_FEATURES}
+    patches_record = {key: value for key, value in record.items() if key not in _ENCODER_KEYS}
     try:
-        old = made_before(features, record, overwrite=overwrite, **_OPTIONS)
-        if old is None:
-            old = made_before(patches, of_patches, overwrite=overwrite, **_OPTIONS)
-            if old is not None and not old["empty"]:
-                return None  # patches alone are not the end: features are what is asked for
+        if old := made_before(features, record, overwrite=overwrite, **_OPTIONS):
+            return "done", "", old["reason"], old["patches"]
+        old = made_before(patches, patches_record, overwrite=overwrite, **_OPTIONS)
     except StoreError as error:
         raise SlideError("resume", str(error)) from error
-    if old is None:
-        return None
-    return "empty" if old["empty"] else "done", "tissue" if old["empty"] else "", old["reason"], old["patches"]
+    # A slide with tissue is not finished without its features.
+    return ("empty", "tissue", old["reason"], 0) if old and old["empty"] else None
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a file without a sidecar is one of ours whose run was killed just before the sidecar was written."""
+    """Whether abbe wrote a file without a sidecar, in a run that was killed before it wrote the sidecar."""
     try:
         with h5py.File(path, "r") as file:
             return "coords" in file and "level0_mpp" in file["coords"].attrs

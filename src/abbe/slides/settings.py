@@ -19,39 +19,41 @@ class EncodeSettings:
     encoder: str = "texture"
     """patch encoder"""
     mpp: float = 0.5
-    """microns a pixel of the patches (0.5 is 20x)"""
+    """microns per pixel of the patches (0.5 is 20x)"""
     patch_size: int = 256
     """side of a patch in pixels at that mpp"""
     overlap: int = 0
-    """pixels that neighbouring patches share"""
+    """pixels shared by neighbouring patches"""
     override_mpp: float | None = None
-    """microns a pixel at level 0, for slides that do not say it or say it wrongly"""
+    """microns per pixel at level 0, for slides that do not state it or state it wrongly"""
     device: str = "auto"
-    """where the encoder computes: auto, cpu, cuda, cuda:1"""
+    """device of the encoder: auto, cpu, cuda, cuda:1"""
     precision: Precision = "auto"
-    """what the encoder computes in"""
+    """number format of the encoder"""
     batch_size: int = 32
-    """patches the encoder is given at a time"""
+    """patches per batch of the encoder"""
     workers: int | None = None
-    """slides in flight (default: one a core this process may use, at most 8)"""
+    """slides encoded at the same time (default: one per core this process may use, at most 8)"""
     time_limit: float = TIME_LIMIT
-    """seconds a slide may take before it is stopped and counted as failed"""
+    """seconds after which a slide is stopped and counted as failed"""
     overwrite: bool = False
-    """encode again what was made from another version of a slide, or with other settings"""
+    """replace outputs made from another version of a slide or with other settings"""
 
     def __post_init__(self) -> None:
         low, high = MPP_RANGE
         for option, value in (("--mpp", self.mpp), ("--override-mpp", self.override_mpp)):
             if value is not None and not low <= value <= high:
-                raise ConfigError(f"{option} is {value:g}; microns per pixel lie between {low:g} and {high:g}")
-        if self.patch_size < 32:
-            raise ConfigError(f"--patch-size is {self.patch_size}; a patch must have at least 32 pixels per side")
+                raise ConfigError(f"{option} is {value:g}; it must be between {low:g} and {high:g} microns per pixel")
+        for option, count, least in (
+            ("--patch-size", self.patch_size, 32),
+            ("--batch-size", self.batch_size, 1),
+            ("--workers", self.workers, 1),
+        ):
+            if count is not None and count < least:
+                raise ConfigError(f"{option} is {count}; it must be at least {least}")
         if not 0 <= self.overlap < self.patch_size:
             raise ConfigError(
                 f"--overlap is {self.overlap}; it must be at least 0 and below the patch size {self.patch_size}"
             )
-        for option, count in (("--batch-size", self.batch_size), ("--workers", self.workers)):
-            if count is not None and count < 1:
-                raise ConfigError(f"{option} is {count}; it must be at least 1")
         if not self.time_limit > 0:
             raise ConfigError(f"--time-limit is {self.time_limit:g}; it must be above 0 seconds")

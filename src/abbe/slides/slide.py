@@ -1,4 +1,4 @@
-"""The parent's side of reading a slide: starts the child process, takes its frames, kills it when it is over time."""
+"""Reads a slide in a child process: starts it, takes its frames, and kills it when time is up or the run stops."""
 
 from __future__ import annotations
 
@@ -24,21 +24,25 @@ from numpy.typing import NDArray
 from abbe.errors import SlideError
 
 Pixels = NDArray[np.uint8]
-TIME_LIMIT = 3600.0  # seconds a slide may take
-# -P: a numpy.py or abbe/ that lies in the user's current folder must not be imported.
+TIME_LIMIT = 3600.0  # seconds per slide
+# -P: do not import a numpy.py or abbe/ from the user's current folder.
 READER = (sys.executable, "-P", "-m", "abbe.slides.reader")
 _HEADER_LIMIT = 1 << 20  # bytes
-_GLANCE = 0.2  # seconds between two looks at the clock and at `halt`
-_AHEAD = 4  # frames read while the caller is at work on one
+_POLL_SECONDS = 0.2  # between two checks of the time limit and of `halt`
+_FRAMES_AHEAD = 4
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One answer of the child: what it is, its values, its bytes."""
+    """One answer of the child: its kind, header values and payload."""
 
     kind: str
     header: dict[str, Any]
     payload: bytes
+
+
+Ahead = queue.Queue[Frame | Exception | None]
+"""frames that were read ahead; None: the end"""
 
 
 @contextmanager
@@ -51,107 +55,80 @@ def read_slide(
     command: Sequence[str] = READER,
     **options: Any,
 ) -> Iterator[Iterator[Frame]]:
-    """Frames of one job (see `abbe.slides.reader`) on one slide, read in a process of its own.
+    """Frames of one job (see `abbe.slides.reader`) on one slide, read in a child process.
 
-    Up to four frames are read ahead, so that reading goes on while the caller works.
+    Up to four frames are read ahead while the caller works. The child has ended when the context is left.
 
-    Raises SlideError with stage and reason where the slide cannot be read, the child dies, `time_limit` (seconds,
-    over the whole job, the caller's own work included) has passed, or `halt` is set by another thread. On leaving, the
-    child is gone.
+    Raises SlideError with stage and reason if the slide cannot be read, the child dies, `time_limit` (seconds for the
+    whole job, including the caller's work) is exceeded, or another thread sets `halt`.
     """
+    deadline = time.monotonic() + time_limit
     request = json.dumps({"job": job, "path": str(path), **options}).encode() + b"\n"
-    killed: list[SlideError] = []  # why, once it is killed
-    done = threading.Event()
+    ahead: Ahead = queue.Queue(_FRAMES_AHEAD)
     with tempfile.TemporaryFile() as errors:
         child = subprocess.Popen(
             list(command),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
-            start_new_session=True,  # its own group: a kill takes whatever it started, Ctrl-C is ours to pass on
+            start_new_session=True,  # its own process group: killed as a whole, and Ctrl-C does not reach it
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
-
-        def watch() -> None:
-            deadline = time.monotonic() + time_limit
-            while not done.wait(min(_GLANCE, max(0.0, deadline - time.monotonic()))):
-                if halt is not None and halt.is_set():
-                    killed.append(SlideError("interrupted", "the run was stopped; the same command goes on from here"))
-                elif time.monotonic() >= deadline:
-                    reason = f"not done after {time_limit:g} seconds; --time-limit gives it more"
-                    killed.append(SlideError("time limit", reason))
-                if killed:
-                    _kill(child)
-                    return
-
-        ahead: queue.Queue[Frame | Exception | None] = queue.Queue(_AHEAD)  # None: the end
-        watcher = threading.Thread(target=watch, daemon=True)
-        watcher.start()
-        reading = threading.Thread(target=_read_ahead, args=(_frames(child, errors, killed), ahead, done), daemon=True)
+        assert child.stdin is not None
+        assert child.stdout is not None
+        reading = threading.Thread(target=_read_ahead, args=(child, errors, ahead), daemon=True)
         try:
-            assert child.stdin is not None
-            with suppress(BrokenPipeError):  # it died at once; what follows says why
-                child.stdin.write(request)
-                child.stdin.flush()  # and left open: its end tells the child that we are gone
             reading.start()
-            yield _taken(ahead, killed)
+            with suppress(BrokenPipeError):  # the child died at once; the reading thread reports why
+                child.stdin.write(request)
+                child.stdin.flush()  # stays open: its end tells the child that the parent is gone
+            yield _frames_until(ahead, deadline, time_limit, halt)
         finally:
-            done.set()
-            watcher.join()
             _kill(child)
-            child.wait()
-            if reading.ident is not None:
-                reading.join()  # the child's end is the end of what it reads
-            assert child.stdin is not None
-            assert child.stdout is not None
+            while reading.is_alive():  # it may be waiting for room in the queue
+                with suppress(queue.Empty):
+                    ahead.get(timeout=0.01)
             with suppress(BrokenPipeError):
                 child.stdin.close()
             child.stdout.close()
 
 
 def read_thumbnail(path: Path, *, side: int = 1600, time_limit: float = TIME_LIMIT) -> tuple[Pixels, float]:
-    """(uint8 [h, w, 3] of at most about `side` pixels, level-0 pixels a thumbnail pixel)."""
+    """The slide as uint8 [h, w, 3], about `side` pixels on its longer side, and level-0 pixels per pixel of it."""
     with read_slide("thumbnail", path, time_limit=time_limit, side=side) as frames:
-        for frame in frames:
-            pixels = np.frombuffer(frame.payload, np.uint8).reshape(frame.header["shape"])
-            return pixels, float(frame.header["downsample"])
-    raise SlideError("read", "the reader sent no thumbnail")
+        frame = next(frames)
+    return np.frombuffer(frame.payload, np.uint8).reshape(frame.header["shape"]), float(frame.header["downsample"])
 
 
 def read_regions(
     path: Path, coords: NDArray[Any], size_level0: float, *, side: int, time_limit: float = TIME_LIMIT
 ) -> Pixels:
-    """uint8 [n, side, side, 3]: the squares at coords [n, 2] (top-left, level-0 pixels) of `size_level0` pixels."""
-    corners = np.asarray(coords).astype(int).tolist()
-    job = {"coords": corners, "size_level0": float(size_level0), "side": side}
+    """The squares at coords [n, 2] (top-left, level-0 pixels), `size_level0` wide, as uint8 [n, side, side, 3]."""
+    job = {"coords": np.asarray(coords).astype(int).tolist(), "size_level0": float(size_level0), "side": side}
     with read_slide("regions", path, time_limit=time_limit, **job) as frames:
-        for frame in frames:
-            return np.frombuffer(frame.payload, np.uint8).reshape(-1, side, side, 3)
-    raise SlideError("read", "the reader sent no regions")
+        return np.frombuffer(next(frames).payload, np.uint8).reshape(-1, side, side, 3)
 
 
-def _read_ahead(frames: Iterator[Frame], ahead: queue.Queue[Frame | Exception | None], done: threading.Event) -> None:
-    def put(item: Frame | Exception | None) -> None:
-        while not done.is_set():
-            with suppress(queue.Full):
-                ahead.put(item, timeout=_GLANCE)
-                return
-
+def _read_ahead(child: subprocess.Popen[bytes], errors: Any, ahead: Ahead) -> None:
     try:
-        for frame in frames:
-            put(frame)
-            if done.is_set():
-                return
-        put(None)
-    except Exception as error:  # noqa: BLE001  raised where the frame is taken
-        put(error)
+        for frame in _frames(child, errors):
+            ahead.put(frame)
+        ahead.put(None)
+    except Exception as error:  # noqa: BLE001  raised again in the caller's thread
+        ahead.put(error)
 
 
-def _taken(ahead: queue.Queue[Frame | Exception | None], killed: list[SlideError]) -> Iterator[Frame]:
+def _frames_until(ahead: Ahead, deadline: float, time_limit: float, halt: threading.Event | None) -> Iterator[Frame]:
     while True:
-        item = ahead.get()
-        if killed:
-            raise killed[0]
+        if halt is not None and halt.is_set():
+            raise SlideError("interrupted", "the run was stopped; run the same command again to continue")
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            raise SlideError("time limit", f"not done after {time_limit:g} seconds; raise --time-limit")
+        try:
+            item = ahead.get(timeout=min(_POLL_SECONDS, remaining))
+        except queue.Empty:
+            continue
         if item is None:
             return
         if isinstance(item, Exception):
@@ -159,20 +136,18 @@ def _taken(ahead: queue.Queue[Frame | Exception | None], killed: list[SlideError
         yield item
 
 
-def _frames(child: subprocess.Popen[bytes], errors: Any, killed: list[SlideError]) -> Iterator[Frame]:
+def _frames(child: subprocess.Popen[bytes], errors: Any) -> Iterator[Frame]:
     assert child.stdout is not None
     while True:
         head = child.stdout.read(4)
         size = struct.unpack("<I", head)[0] if len(head) == 4 else 0
         if size > _HEADER_LIMIT:
-            raise SlideError("read", "the reader process sent something that is no frame")
+            raise SlideError("read", "the reader process sent something that is not a frame")
         text = child.stdout.read(size)
         header = json.loads(text) if text and len(text) == size else None
         payload = child.stdout.read(header["bytes"]) if header else b""
-        if killed:
-            raise killed[0]
         if header is None or len(payload) != header["bytes"]:
-            raise SlideError("read", _death(child, errors))
+            raise SlideError("read", _exit_reason(child, errors))
         if header["kind"] == "failed":
             raise SlideError(header["stage"], header["reason"])
         if header["kind"] == "end":
@@ -180,19 +155,20 @@ def _frames(child: subprocess.Popen[bytes], errors: Any, killed: list[SlideError
         yield Frame(header["kind"], header, payload)
 
 
-def _death(child: subprocess.Popen[bytes], errors: Any) -> str:
-    """Why the child's answers broke off."""
+def _exit_reason(child: subprocess.Popen[bytes], errors: Any) -> str:
+    """How the child ended, with the last line that it printed on stderr."""
     code = child.wait()
     errors.seek(0)
     lines = [line for line in errors.read().decode("utf-8", "replace").splitlines() if line.strip()]
-    said = f": {lines[-1].strip()}" if lines else ""
+    last = f": {lines[-1].strip()}" if lines else ""
     if code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-        return f"the reader process died of {name}{said}"
-    return f"the reader process ended with exit code {code}{said}"
+        return f"the reader process was killed by {name}{last}"
+    return f"the reader process ended with exit code {code}{last}"
 
 
 def _kill(child: subprocess.Popen[bytes]) -> None:
     if child.poll() is None:
-        with suppress(ProcessLookupError):  # it ended between the question and the signal
+        with suppress(ProcessLookupError):  # it ended between the two calls
             os.killpg(child.pid, signal.SIGKILL)
+    child.wait()

@@ -1,6 +1,6 @@
-"""Which rectangles of a slide become patches: the level to read, sizes in level-0 pixels, a lattice over the tissue.
+"""Which squares of a slide become patches: the level to read, sizes in level-0 pixels, and a grid over the tissue.
 
-This module runs in the reader's child process: no torch.
+This module runs in the reader's child process and must not import torch.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 
 from abbe.errors import SlideError
 
-MPP_RANGE = (0.05, 10.0)  # microns a pixel: outside, a resolution is a slip (a scanner's dpi tag, a unit mixed up)
-SAME_SCALE = 0.05  # a level this near the target is read as it is: interpolation would blur more than the scale errs
+MPP_RANGE = (0.05, 10.0)  # microns per pixel; a value outside is a mistake (a dpi tag, a wrong unit)
+SAME_SCALE = 0.05  # a level this close to the target is not resampled: that would blur more than the scale is off
 MIN_TISSUE = 0.3  # share of a patch that must be tissue
-_SQUARE = 0.02  # relative difference of the two mpp values that a slide may state
+_SQUARE = 0.02  # allowed relative difference between mpp-x and mpp-y
 
 
 @dataclass(frozen=True, eq=False)
 class TilePlan:
     """Patches of one slide.
 
-    level: pyramid level to read.   read_size: side to read there, in that level's pixels; resized to the patch size.
+    level: pyramid level to read.   read_size: side read there, in pixels of that level, before resizing.
     patch_size_level0, stride_level0: level-0 pixels.   coords: int64 [N, 2], top-left, level-0 pixels, raster order.
     """
 
@@ -35,21 +35,21 @@ class TilePlan:
 
 
 def slide_mpp(stated_x: str | None, stated_y: str | None, override: float | None) -> float:
-    """Microns a level-0 pixel, from what the slide states or from the user.
+    """Microns per level-0 pixel, as stated by the slide or overridden by the user.
 
-    Raises SlideError (stage geometry) where it is missing, absurd, or differs between x and y.
+    Raises SlideError (stage geometry) if it is missing, outside MPP_RANGE, or different in x and y.
     """
     if override is not None:
-        return _sane(override, "--override-mpp")
+        return _checked(override, "--override-mpp")
     if stated_x is None or stated_y is None:
-        raise SlideError("geometry", "the slide does not say its microns a pixel; give them with --override-mpp")
+        raise SlideError("geometry", "the slide does not state its microns per pixel; give them with --override-mpp")
     try:
         x, y = float(stated_x), float(stated_y)
     except ValueError as error:
         raise SlideError(
-            "geometry", f"the slide's mpp is {stated_x!r}, {stated_y!r}, no number; give it with --override-mpp"
+            "geometry", f"the slide's mpp is {stated_x!r}, {stated_y!r}, not a number; give it with --override-mpp"
         ) from error
-    x, y = _sane(x, "the slide's mpp-x"), _sane(y, "the slide's mpp-y")
+    x, y = _checked(x, "the slide's mpp-x"), _checked(y, "the slide's mpp-y")
     if abs(x - y) > _SQUARE * max(x, y):
         raise SlideError("geometry", f"the slide's pixels are not square ({x:g} × {y:g} µm); give --override-mpp")
     return (x + y) / 2
@@ -67,12 +67,12 @@ def plan_tiles(
     mask_downsample: float,
     min_tissue: float = MIN_TISSUE,
 ) -> TilePlan:
-    """Patches of `patch_size` pixels at `target_mpp` on a lattice from (0, 0), those that lie on tissue.
+    """Patches of `patch_size` pixels at `target_mpp` on a grid from (0, 0), inside the slide and on tissue.
 
-    size_level0: (width, height).   downsamples: of each level, level-0 pixels a pixel.
-    mask: bool [h, w], tissue; mask_downsample: level-0 pixels a mask pixel.   Patches lie wholly inside the slide.
+    size_level0: (width, height).   downsamples: level-0 pixels per pixel of each level.
+    mask: tissue, bool [h, w].   mask_downsample: level-0 pixels per mask pixel.
 
-    Raises SlideError (stage geometry) where the slide is coarser than the target: patches are never enlarged.
+    Raises SlideError (stage geometry) for a slide coarser than the target: patches are never enlarged.
     """
     level, read_size = choose_level(mpp, downsamples, target_mpp=target_mpp, patch_size=patch_size)
     size = read_size * downsamples[level]
@@ -86,15 +86,15 @@ def plan_tiles(
 
 
 def choose_level(mpp: float, downsamples: Sequence[float], *, target_mpp: float, patch_size: int) -> tuple[int, int]:
-    """(level, read_size): the coarsest level still fine enough, and the pixels of it that make a patch's side.
+    """The coarsest level that is fine enough, and the side of a patch in its pixels.
 
-    Raises SlideError (stage geometry) where even level 0 is coarser than the target.
+    Raises SlideError (stage geometry) if even level 0 is coarser than the target.
     """
-    relative = [mpp * d / target_mpp for d in downsamples]  # 1: a level at the target, above: a coarser one
+    relative = [mpp * d / target_mpp for d in downsamples]  # above 1: coarser than the target
     fine = [level for level, r in enumerate(relative) if r <= 1 + SAME_SCALE + 1e-9]
     if not fine:
         raise SlideError(
-            "geometry", f"the slide has {mpp:g} µm a pixel, coarser than {target_mpp:g}; encode it with --mpp {mpp:g}"
+            "geometry", f"the slide has {mpp:g} µm per pixel, coarser than {target_mpp:g}; encode it with --mpp {mpp:g}"
         )
     level = max(fine, key=lambda number: downsamples[number])
     near = abs(relative[level] - 1) <= SAME_SCALE + 1e-9
@@ -104,9 +104,9 @@ def choose_level(mpp: float, downsamples: Sequence[float], *, target_mpp: float,
 def tissue_share(
     coords: NDArray[np.int64], size_px0: float, mask: NDArray[np.bool_], mask_downsample: float
 ) -> NDArray[np.float64]:
-    """Share of each patch that is tissue, [N]. coords: [N, 2] level-0 pixels; size_px0: side in level-0 pixels."""
+    """Share of tissue in each patch, [N]. coords: [N, 2], level-0 pixels; size_px0: side in level-0 pixels."""
     height, width = mask.shape
-    # A summed-area table answers each rectangle with four look-ups, however many patches there are.
+    # A summed-area table: four look-ups per patch, whatever its size.
     table = np.zeros((height + 1, width + 1))
     table[1:, 1:] = mask.cumsum(0).cumsum(1)
     start = np.floor(coords / mask_downsample).astype(int)
@@ -117,11 +117,11 @@ def tissue_share(
     return tissue / np.maximum((x1 - x0) * (y1 - y0), 1)
 
 
-def _sane(mpp: float, name: str) -> float:
+def _checked(mpp: float, name: str) -> float:
     low, high = MPP_RANGE
     if not low <= mpp <= high:  # NaN fails too
         raise SlideError(
             "geometry",
-            f"{name} is {mpp:g} µm a pixel, outside {low:g}–{high:g}; give the right one with --override-mpp",
+            f"{name} is {mpp:g} µm per pixel, outside {low:g}–{high:g}; give the right one with --override-mpp",
         )
     return mpp

@@ -1,12 +1,12 @@
-"""Where the tissue of a haematoxylin and eosin (H&E) slide lies, told from a thumbnail.
+"""The tissue of a haematoxylin and eosin (H&E) slide, found on a thumbnail.
 
-Light that reaches the camera through glass of colour I0 as I has the optical density (OD) log10(I0 / I). Both stains
-absorb green most: of all tissue seen here OD_blue / OD_green lies between 0.5 and 0.75 and OD_red / OD_green below
-0.9. What absorbs otherwise is not H&E tissue: red and black ink (blue as much as green), green and blue ink (red more
-than green), dust and shadows (all alike). Thresholds are in OD, so that a dim lamp changes nothing.
+If glass lets through the intensity I0, a pixel of intensity I has the optical density (OD) log10(I0 / I). Both stains
+absorb green most: in tissue OD_blue / OD_green is between 0.5 and 0.75, and OD_red / OD_green below 0.9. Other ratios
+are not H&E tissue: red and black ink (blue as high as green), green and blue ink (red higher than green), dust and
+shadows (all equal). Thresholds are in OD, so the brightness of the lamp does not matter.
 
 Source of the stain model: Ruifrok and Johnston, Analytical and Quantitative Cytology and Histology 23, 2001.
-This module runs in the reader's child process: no torch.
+This module runs in the reader's child process and must not import torch.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from scipy import ndimage
 from skimage.filters import apply_hysteresis_threshold, threshold_otsu
 from skimage.measure import label
 
-TISSUE_VERSION = 1  # raise it when masks change: outputs made with another one are not taken as done
-MASK_UM = 8.0  # microns a pixel the thresholds are meant for
+TISSUE_VERSION = 1  # raise it when masks change: outputs of another version are not taken as done
+MASK_UM = 8.0  # microns per pixel that the thresholds are meant for
 
-_OD_FAINT = 0.04  # OD_green: tissue if it touches something of at least ...
-_OD_SURE = (0.06, 0.15)  # ... Otsu's threshold, held in this range: on blank glass Otsu would split noise
+_OD_FAINT = 0.04  # OD_green above is tissue if connected to a pixel above Otsu's threshold,
+_OD_SURE = (0.06, 0.15)  # which is clipped to this range: on blank glass it would split noise
 _RED_RATIO = 1.05  # OD_red / OD_green above: green or blue ink
 _BLUE_RATIO = 0.8  # OD_blue / OD_green above: red or black ink, dust, shadow
-_BLUE_RATIO_RIM = 0.73  # the same for pixels that touch ink for sure
-_INK_OD = 0.3  # ink is strong; pale pixels of odd colour are dust
-_INK_UM = 40.0  # ink strokes are wider than vessels full of blood
+_BLUE_RATIO_RIM = 0.73  # the same, for pixels connected to ink
+_INK_OD = 0.3  # ink is dark; pale pixels of these colours are dust
+_INK_UM = 40.0  # strokes are at least this wide, unlike vessels filled with blood
 _INK_AREA_MM2 = 0.015
-_INK_MARGIN_UM = 32.0  # around ink: its blurred border looks like stain
+_INK_MARGIN_UM = 32.0  # around ink, whose blurred border looks like stain
 _CLOSE_UM = 24.0  # bridges the thin walls of fat cells
-_SPARSE_UM = 32.0  # sigma of the mean of what is sparse
-_SPARSE_FLOOR, _SPARSE_TOP = 0.025, 0.06  # OD_green: less is uneven glass, more counts no more than this
-_SPARSE_MEAN = 0.14 * _SPARSE_TOP  # fat has 0.17 and more, glass with its dust below 0.08
+_SPARSE_UM = 32.0  # sigma of the local mean of sparse stain
+_SPARSE_FLOOR, _SPARSE_TOP = 0.025, 0.06  # OD_green: below is uneven glass, above is clipped
+_SPARSE_MEAN = 0.14 * _SPARSE_TOP  # fat has at least 0.17, glass with dust less than 0.08
 _HOLE_MM2 = 0.02
-_SPECK_MM2 = 0.01  # less than a patch of 256 pixels at 0.5 microns a pixel covers
+_SPECK_MM2 = 0.01  # less than the area of a patch of 256 pixels at 0.5 microns per pixel
 _DEFAULT_GLASS = (245, 245, 245)
 
 Mask = NDArray[np.bool_]
@@ -44,30 +44,25 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Tissue:
-    """mask: bool [h, w], True on tissue. reason: why there is none, else None. glass: colour of empty glass (RGB)."""
+    """mask: bool [h, w], True on tissue. reason: why there is no tissue, else None. glass: its colour (RGB)."""
 
     mask: Mask
     reason: str | None
     glass: tuple[int, int, int]
     warnings: tuple[str, ...] = ()
 
-    @property
-    def fraction(self) -> float:
-        """Share of the slide that is tissue."""
-        return float(self.mask.mean()) if self.mask.size else 0.0
-
 
 def tissue_mask(thumbnail: NDArray[np.uint8], mpp: float) -> Tissue:
-    """Tissue of a thumbnail uint8 [h, w, 3] (RGB) of `mpp` microns a pixel, best about 8.
+    """Tissue of a thumbnail uint8 [h, w, 3] (RGB) with `mpp` microns per pixel, best about MASK_UM.
 
-    A slide without any is a result, not an error: the mask is empty and `reason` says what was seen instead.
+    A slide without tissue is not an error: the mask is empty, and `reason` says what the slide shows.
     """
     nothing = np.zeros(thumbnail.shape[:2], np.bool_)
     if _is_dark(thumbnail):
         return Tissue(nothing, "dark background: looks like fluorescence, no H&E tissue", (0, 0, 0))
     glass, warnings = _glass_colour(thumbnail)
     red, green, blue = _optical_density(thumbnail, glass)
-    if warnings:  # with wrong colours, hues say nothing: whatever is darker than glass is taken
+    if warnings:  # colours are wrong and hues useless: everything darker than glass is tissue
         ink, density = nothing, np.maximum(np.maximum(red, green), blue)
     else:
         ink = _ink(red, green, blue, mpp)
@@ -87,16 +82,16 @@ def tissue_mask(thumbnail: NDArray[np.uint8], mpp: float) -> Tissue:
 
 
 def _is_dark(thumbnail: NDArray[np.uint8]) -> bool:
-    """Black for the most part and lit glass nowhere. (H&E slides padded with black have glass.)"""
+    """Mostly black and without bright glass; H&E slides with black padding do have bright glass."""
     lowest, highest = thumbnail.min(axis=2), thumbnail.max(axis=2)
-    dark = (highest < 60) | (lowest < 20)  # black, or one dye shining on black
+    dark = (highest < 60) | (lowest < 20)  # black, or a fluorescent dye on black
     return float(dark.mean()) > 0.5 and float((lowest > 180).mean()) < 0.01
 
 
 def _glass_colour(thumbnail: NDArray[np.uint8]) -> tuple[tuple[int, int, int], tuple[str, ...]]:
-    """Colour of empty glass, and a warning where it is not near white.
+    """Colour of empty glass, and a warning if it is not nearly white.
 
-    Glass is bright and flat. A slide filled with tissue shows none: then a usual white is taken.
+    Glass is bright and flat. If the slide shows none, it is filled with tissue, and a usual white is assumed.
     """
     channels = thumbnail.transpose(2, 0, 1)
     spread = [ndimage.maximum_filter(c, 3).astype(np.int16) - ndimage.minimum_filter(c, 3) for c in channels]
@@ -106,30 +101,29 @@ def _glass_colour(thumbnail: NDArray[np.uint8]) -> tuple[tuple[int, int, int], t
     enough = 0.005 * brightness.size
     if len(colours) < enough:
         return _DEFAULT_GLASS, ()
-    scanned = colours[colours.min(axis=1) < 254]  # pure white is often what a scanner left out
+    scanned = colours[colours.min(axis=1) < 254]  # pure white is often an area that was not scanned
     if len(scanned) >= enough:
         colours = scanned
     middle = np.median(colours, axis=0)
     glass = (round(float(middle[0])), round(float(middle[1])), round(float(middle[2])))
     if min(glass) >= 180 and max(glass) - min(glass) <= 30:
         return glass, ()
-    # Coloured "glass" may be an evenly stained tissue; only a large area of exactly one colour is taken for glass.
+    # Coloured "glass" may be evenly stained tissue: only a large area of one colour counts as glass.
     same = float((np.abs(thumbnail.astype(np.int16) - np.array(glass)) <= 4).all(axis=2).mean())
     if same < 0.15 or min(glass) < 60:
         return _DEFAULT_GLASS, ()
-    read = ",".join(map(str, glass))
-    return glass, (f"background reads {read}: colours look wrong in the file",)
+    return glass, (f"background colour is {','.join(map(str, glass))}: the colours in the file look wrong",)
 
 
 def _optical_density(thumbnail: NDArray[np.uint8], glass: tuple[int, int, int]) -> list[NDArray[np.float32]]:
-    """OD of the three channels against the glass, each float32 [h, w], at least 0."""
+    """OD of the three channels relative to glass, each float32 [h, w], at least 0."""
     levels = np.arange(256, dtype=np.float32) + 1
     tables = [np.maximum(np.log10((white + 1) / levels), 0).astype(np.float32) for white in glass]
     return [table[thumbnail[..., channel]] for channel, table in enumerate(tables)]
 
 
 def _ink(red: NDArray[np.float32], green: NDArray[np.float32], blue: NDArray[np.float32], mpp: float) -> Mask:
-    """Marker strokes of any colour, with a margin. Small spots of the same colours (blood, pigment) are left alone."""
+    """Marker strokes of any colour, with a margin. Small spots of the same colours (blood, pigment) are not ink."""
     strong = np.maximum(np.maximum(red, green), blue) > _INK_OD
     off = strong & ((red > _RED_RATIO * green) | (blue > _BLUE_RATIO * green))
     core = _open(off, _INK_UM / 2 / mpp)
@@ -139,28 +133,28 @@ def _ink(red: NDArray[np.float32], green: NDArray[np.float32], blue: NDArray[np.
     rim = (red > _RED_RATIO * green) | (blue > _BLUE_RATIO_RIM * green)
     rim &= np.maximum(np.maximum(red, green), blue) > _OD_FAINT
     grown: Mask = ndimage.binary_propagation(core, mask=rim | core)
-    # Rims may run on along thin threads through tissue; only what lies near is taken.
+    # Rims can continue along thin threads through tissue: keep only pixels near the stroke.
     near = ndimage.distance_transform_edt(~core) <= 4 * _INK_MARGIN_UM / mpp
     reach = ndimage.distance_transform_edt(~(grown & near)) <= _INK_MARGIN_UM / mpp
     return np.asarray(reach, np.bool_)
 
 
 def _sparse(density: NDArray[np.float32], mpp: float) -> Mask:
-    """Where a little stain is spread evenly: fat, whose walls are thinner than a pixel and part into specks."""
+    """Areas of sparse stain: fat, whose walls are thinner than a pixel and appear as specks."""
     stain = np.where(density > _SPARSE_FLOOR, np.minimum(density, _SPARSE_TOP), np.float32(0))
     mean = ndimage.gaussian_filter(stain, _SPARSE_UM / mpp, mode="nearest")
     mask = ~_without_small(~(mean > _SPARSE_MEAN), _HOLE_MM2, mpp)
-    # Beside a straight border of dense tissue the mean falls below the limit 1.08 sigma out: take that back.
+    # Beside a straight border of dense tissue the mean exceeds the limit up to 1.08 sigma outside: undo that.
     return _erode(mask, 1.08 * _SPARSE_UM / mpp)
 
 
 def _erode(mask: Mask, radius: float) -> Mask:
-    """Erosion with a disk; the outside of the slide counts as unknown, not as glass."""
+    """Erosion with a disk; outside of the slide is unknown, not glass."""
     return np.asarray(ndimage.distance_transform_edt(mask) > radius, np.bool_) if not mask.all() else mask
 
 
 def _close(mask: Mask, radius: float) -> Mask:
-    """Closing with a disk; the outside of the slide counts as unknown, not as glass."""
+    """Closing with a disk; outside of the slide is unknown, not glass."""
     near = ndimage.distance_transform_edt(~mask) <= radius if mask.any() else mask
     return _erode(near, radius) | mask
 
@@ -177,7 +171,7 @@ def _open(mask: Mask, radius: float) -> Mask:
 
 
 def _without_small(mask: Mask, area_mm2: float, mpp: float) -> Mask:
-    """The mask without connected areas below `area_mm2` (8-neighbourhood)."""
+    """The mask without connected areas (8-neighbourhood) smaller than `area_mm2`."""
     labels = label(mask, connectivity=2)
     pixels = np.bincount(labels.ravel())
     keep = pixels * (mpp / 1000) ** 2 >= area_mm2

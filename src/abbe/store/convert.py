@@ -1,4 +1,4 @@
-"""Feature files of any layout to one of those Abbe writes, one outcome per file."""
+"""Feature files of any layout to one that Abbe writes, one outcome per file."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from abbe.errors import AbbeError, BagError, InputError, StoreError
 from abbe.store import clam, commit, pickles, saved, trident
 from abbe.store.bags import layout_of, read_bag, suffix_of, write_bag
 from abbe.store.commit import printable
+from abbe.store.find import FeatureFile, find_features
 from abbe.store.outcomes import Outcome, write_outcomes
-from abbe.store.parts import MppMissing, Overrides, as_bag_error, assemble, resolve_patch_size
+from abbe.store.parts import MppMissing, Overrides, assemble, resolve_patch_size
 from abbe.store.resume import made_before
 from abbe.store.settings import ConvertSettings
-from abbe.store.walk import FeatureFile, find_features
-from abbe.types import Bag
+from abbe.store.walk import files_below
+from abbe.types import MPP, Bag, Px0
 
-Said = tuple[float | None, tuple[int, int] | None]
-Facts = Callable[[str], Said]
-"""slide_id -> (mpp, level-0 size) of its slide: how a caller who can read slides supplies them"""
-_MPP_MAY_DIFFER = 0.05  # part of the mpp: scanners and tools round it
+SlideFacts = tuple[MPP | None, tuple[int, int] | None]
+Facts = Callable[[str], tuple[float | None, tuple[int, int] | None]]
+"""slide_id -> mpp and level-0 size of its slide, for callers who can read slides"""
+_MPP_TOLERANCE = 0.05  # relative: scanners and tools round the mpp
 
 
 def convert_bags(
@@ -35,8 +36,8 @@ def convert_bags(
 ) -> list[Outcome]:
     """Convert files and folders of files; outcomes in the order of the inputs, also committed to out/outcomes.csv.
 
-    One file's failure is a row, never the end of the run. `facts` is asked for mpp and level-0 size of a slide where
-    neither its file nor the options say them. Raises InputError before any work for a path that does not exist.
+    A file that fails is a row; the run goes on. `facts` supplies the mpp and level-0 size that neither the file nor
+    the options state. Raises InputError before any work for a path that does not exist.
     """
     settings, out = settings or ConvertSettings(), Path(out)
     found = find_features(inputs, leave_out=out, pickled=pickles.SUFFIXES if settings.trust_pickle else ())
@@ -44,7 +45,7 @@ def convert_bags(
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--out {out}: no folder can be made there ({error.strerror})") from error
+        raise InputError(f"--out {out}: the folder cannot be created ({error.strerror})") from error
     own = {item.name for item in dataclasses.fields(ConvertSettings)}
     config = {"inputs": [printable(path) for path in inputs], "out": printable(out)}
     config |= {key: value for key, value in to_dict(settings).items() if key in own}
@@ -61,13 +62,13 @@ def convert_bags(
 
 
 def _overrides(settings: ConvertSettings) -> Overrides:
-    """What the caller supplies for files that do not say it."""
+    size, mpp, stride = settings.patch_size_level0, settings.override_mpp, settings.stride_level0
     return Overrides(
-        settings.patch_size_level0,
-        settings.override_mpp,
+        None if size is None else Px0(size),
+        None if mpp is None else MPP(mpp),
         settings.level0_size,
         settings.encoder,
-        settings.stride_level0,
+        None if stride is None else Px0(stride),
     )
 
 
@@ -75,11 +76,11 @@ def _overrides(settings: ConvertSettings) -> Overrides:
 class _Job:
     out: Path
     settings: ConvertSettings
-    given: Overrides
+    overrides: Overrides
     facts: Facts | None
 
     def targets(self, slide_id: str) -> list[Path]:
-        """The feature file that is written, then what is written with it."""
+        """The files written for a slide, the feature file first."""
         folder = self.out / "h5_files" if self.settings.to == clam.NAME else self.out
         target = folder / f"{slide_id}{suffix_of(self.settings.to)}"
         return [target, clam.patches_path(target)] if self.settings.to == clam.NAME else [target]
@@ -94,7 +95,7 @@ def _one(job: _Job, file: FeatureFile) -> Outcome:
         stage = "read"
         layout = _layout(job, file.path)
         geometry = _geometry_file(file.path, layout)
-        settings = {"to": job.settings.to, "layout": job.settings.layout, **_options(job.given)}
+        settings = {"to": job.settings.to, "layout": job.settings.layout, **_options(job.overrides)}
         record = {
             "source": printable(file.path.name),
             "source_sha256": source_sha256(file.path),
@@ -105,13 +106,13 @@ def _one(job: _Job, file: FeatureFile) -> Outcome:
         targets = job.targets(file.slide_id)
         for target, read in itertools.product(targets, (file.path, geometry)):
             if read is not None and target.exists() and target.samefile(read):
-                raise StoreError(f"{target} is read for this conversion and would be replaced; use another --out")
+                raise StoreError(f"{target} is read for this conversion and would be overwritten; use another --out")
         done = _finished(job, file, record, targets)
         if done is None:
             stage = "read"
-            bag, said = _read(job, file, layout)
+            bag, facts = _read(job, file, layout)
             patches, stage = len(bag), "write"
-            made_with = {**record, "slide": said, "read_as": layout, "patches": patches}
+            made_with = {**record, "slide": facts, "read_as": layout, "patches": patches}
             write_bag(targets[0], bag, job.settings.to, made_with=made_with)
         else:
             patches = done
@@ -123,7 +124,7 @@ def _one(job: _Job, file: FeatureFile) -> Outcome:
         shown,
         "done" if patches else "empty",
         "" if patches else "read",
-        "" if patches else "no patches in it",
+        "" if patches else "no patches",
         patches,
         time.monotonic() - started,
     )
@@ -136,71 +137,75 @@ def _layout(job: _Job, path: Path) -> str:
 
 
 def _geometry_file(path: Path, layout: str) -> Path | None:
-    """The second file that reading a feature file may consult."""
+    """The patches file that a feature file's layout may have."""
     finders = {clam.NAME: clam.find_patches, trident.NAME: trident.find_patches}
     return finders[layout](path) if layout in finders else None
 
 
-def _read(job: _Job, file: FeatureFile, layout: str) -> tuple[Bag, Said | None]:
-    """The bag, and what its slide said where it was asked."""
-    given, said = job.given, None
+def _read(job: _Job, file: FeatureFile, layout: str) -> tuple[Bag, SlideFacts | None]:
+    """The bag, and the facts of its slide if they were needed."""
+    overrides, facts = job.overrides, None
     try:
-        bag = _read_as(file.path, layout, given)
+        bag = _read_as(file.path, layout, overrides)
     except MppMissing:
         if job.facts is None:
             raise
-        said = job.facts(printable(file.path.stem))
-        bag = _read_as(file.path, layout, dataclasses.replace(given, mpp=said[0]))
-    bag = dataclasses.replace(bag, slide_id=file.slide_id, encoder=bag.encoder or given.encoder)
-    lacks = bag.coords is not None and (bag.mpp is None or bag.level0_size is None)
-    if job.facts is None or not (said or lacks):
-        return bag, said
-    said = said or job.facts(printable(file.path.stem))
-    mpp, size = said
-    if given.mpp is None and mpp is not None and bag.mpp is not None and abs(bag.mpp - mpp) > _MPP_MAY_DIFFER * mpp:
+        facts = _slide_facts(job.facts, file)
+        bag = _read_as(file.path, layout, dataclasses.replace(overrides, mpp=facts[0]))
+    bag = dataclasses.replace(bag, slide_id=file.slide_id, encoder=bag.encoder or overrides.encoder)
+    incomplete = bag.coords is not None and (bag.mpp is None or bag.level0_size is None)
+    if job.facts is None or not (facts or incomplete):
+        return bag, facts
+    facts = facts or _slide_facts(job.facts, file)
+    mpp, size = facts
+    if overrides.mpp is None and mpp is not None and bag.mpp is not None and abs(bag.mpp - mpp) > _MPP_TOLERANCE * mpp:
         raise BagError(
-            f"{file.path}: says {bag.mpp:g} microns a pixel at level 0, its slide (--slide) says {mpp:g}; "
-            "--override-mpp says which is right"
+            f"{file.path}: states {bag.mpp:g} microns per pixel at level 0, but its slide (--slide) states {mpp:g}; "
+            "give the right one with --override-mpp"
         )
-    if given.level0_size is None and size is not None and bag.level0_size not in (None, size):
+    if overrides.level0_size is None and size is not None and bag.level0_size not in (None, size):
         raise BagError(
-            f"{file.path}: says the slide has {bag.level0_size} level-0 pixels, its slide (--slide) says {size}; these "
-            "features are of another slide; name theirs, or leave --slide out"
+            f"{file.path}: states a slide of {bag.level0_size} level-0 pixels, but its slide (--slide) has {size}; the "
+            "features are of another slide; give that one, or omit --slide"
         )
-    return dataclasses.replace(bag, mpp=bag.mpp or mpp, level0_size=bag.level0_size or size), said
+    return dataclasses.replace(bag, mpp=bag.mpp or mpp, level0_size=bag.level0_size or size), facts
 
 
-def _read_as(path: Path, layout: str, given: Overrides) -> Bag:
+def _slide_facts(facts: Facts, file: FeatureFile) -> SlideFacts:
+    mpp, size = facts(printable(file.path.stem))
+    return None if mpp is None else MPP(mpp), size
+
+
+def _read_as(path: Path, layout: str, overrides: Overrides) -> Bag:
     if layout == "pickle":
-        with as_bag_error(path):
-            features, coords = pickles.read_pickled(path)
-            why = "a pickled array keeps no patch size"
-            size = None if coords is None else resolve_patch_size(path, None, given, said_by="", why_none=why)
-            return assemble(path, features, coords, size, given, name="feature", encoder=given.encoder)
-    options: dict[str, Any] = {item.name: getattr(given, item.name) for item in dataclasses.fields(given)}
+        features, coords = pickles.read_pickled(path)
+        missing = "a pickled array has no patch size"
+        size = None if coords is None else resolve_patch_size(path, None, overrides, missing=missing)
+        return assemble(path, features, coords, size, overrides, name="feature", encoder=overrides.encoder)
+    options: dict[str, Any] = {item.name: getattr(overrides, item.name) for item in dataclasses.fields(overrides)}
     return read_bag(path, layout, **options)
 
 
-def _options(given: Overrides) -> dict[str, Any]:
-    """What was supplied, under the names of the options."""
-    values = dataclasses.asdict(given)
+def _options(overrides: Overrides) -> dict[str, Any]:
+    """The overrides under the names of the command line's options."""
+    values = dataclasses.asdict(overrides)
     return {"override_mpp": values.pop("mpp"), **values}
 
 
 def source_sha256(path: Path) -> str:
-    """SHA-256 of a file, or of a .zarr store: of the names and hashes of all files in it."""
+    """SHA-256 of a file; for a .zarr store, of the names and hashes of all files in it."""
     if path.is_file():
         return commit.file_sha256(path)
     digest = hashlib.sha256()
-    for item in sorted(item for item in path.rglob("*") if item.is_file()):
+    for item in sorted(item for item in files_below(path, hidden=True) if item.is_file()):
         digest.update(f"{item.relative_to(path)}\0{commit.file_sha256(item)}\n".encode())
     return digest.hexdigest()
 
 
 def _finished(job: _Job, file: FeatureFile, record: dict[str, Any], targets: Sequence[Path]) -> int | None:
-    """Patches of what an earlier run of the same options made of the same file; None where there is work to do.
+    """Number of patches if an earlier run with the same options converted the same file; None if it must be converted.
 
-    Raises StoreError rather than replace what was made otherwise.
+    Raises StoreError instead of overwriting what was made differently.
     """
     words = {
         "source": f"another version of {record['source']}",
@@ -213,7 +218,7 @@ def _finished(job: _Job, file: FeatureFile, record: dict[str, Any], targets: Seq
     for target in targets:
         # If the earlier run did not read the slide, do not read it now.
         sidecar = commit.read_sidecar(target) if job.facts is not None else None
-        asked = sidecar is not None and sidecar["made_with"].get("slide")
-        said = job.facts(printable(file.path.stem)) if job.facts is not None and asked else None
-        found.append(made_before(target, {**record, "slide": said}, overwrite=job.settings.overwrite, words=words))
+        needed = sidecar is not None and sidecar["made_with"].get("slide")
+        facts = _slide_facts(job.facts, file) if job.facts is not None and needed else None
+        found.append(made_before(target, {**record, "slide": facts}, overwrite=job.settings.overwrite, words=words))
     return None if any(old is None for old in found) else int(found[0]["patches"])  # type: ignore[index]

@@ -1,9 +1,10 @@
-"""Tensors in `.pt`, `.npy` and `.safetensors` files: the one `torch.load`, and nothing is ever unpickled here."""
+"""Tensors in `.pt`, `.npy` and `.safetensors` files: the only `torch.load`, and nothing is unpickled here."""
 
 from __future__ import annotations
 
 import pickle
 import re
+import struct
 import tokenize
 import warnings
 from pathlib import Path
@@ -16,42 +17,50 @@ from safetensors import SafetensorError, safe_open
 from abbe.errors import BagError
 
 SUFFIXES = (".pt", ".pth", ".npy", ".safetensors")
-_UNREADABLE = (RuntimeError, EOFError, ValueError, OSError, KeyError, TypeError)
-NOT_NPY = (ValueError, OSError, SyntaxError, tokenize.TokenError)  # numpy parses the header as Python
+# What torch.load raises for damaged bytes: its restricted unpickler is Python code that does not check its input, and
+# a file with the suffix .safetensors is passed on.
+_TORCH_ERRORS = (
+    OSError, RuntimeError, EOFError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError,
+    AssertionError, MemoryError, struct.error, SafetensorError,
+)  # fmt: skip
+NPY_ERRORS = (ValueError, TypeError, OverflowError, OSError, SyntaxError, tokenize.TokenError)
+"""what numpy raises for a damaged .npy file; it parses the header as Python"""
+_COORDS = {
+    torch.uint8, torch.int16, torch.int32, torch.int64, torch.float16, torch.bfloat16, torch.float32, torch.float64,
+}  # fmt: skip
 _GLOBAL = re.compile(r"GLOBAL (\S+)")
-_DOOR = (
-    "Nothing is unpickled here, because that runs the file's code; `abbe convert --trust-pickle` does it in a child "
-    "process, for files whose origin you trust"
+_TRUST = (
+    "Abbe does not unpickle it, because that runs code from the file; `abbe convert --trust-pickle` does so in a "
+    "child process, for files from a source that you trust"
 )
 
 
 def load_pt(path: Path) -> Any:
-    """What a `.pt` file holds: tensors, numbers, text, and lists or dicts of them. Memory-mapped where torch can.
+    """The content of a `.pt` file: tensors, numbers, text, and lists or dicts of them. Memory-mapped if possible.
 
-    Raises BagError for anything that would have to be unpickled, and for what is no such file.
+    Raises BagError for a file that needs unpickling, is damaged, or was not written by torch.save.
     """
     try:
         return _load(path)
     except pickle.UnpicklingError as error:
-        if not _starts_like_one(path):
+        if not _has_magic(path):
             raise BagError(f"{path}: not a file that torch.save wrote") from error
         named = _GLOBAL.search(str(error))
-        what = f" (it names {named[1]})" if named else ""
-        raise BagError(f"{path}: holds more than tensors{what}. {_DOOR}") from error
-    except _UNREADABLE as error:
-        said = " ".join(str(error).split())[:200]
-        if "weights_only" in said:  # torch's advice is to run the file's code in this process
-            said = "TorchScript, or the .tar of an early PyTorch; save its tensors again with torch.save"
-        raise BagError(f"{path}: cannot be read as a .pt file ({said})") from error
+        what = f" ({named[1]})" if named else ""
+        raise BagError(f"{path}: contains objects that are not tensors{what}. {_TRUST}") from error
+    except _TORCH_ERRORS as error:
+        reason = " ".join(str(error).split())[:200]
+        if "weights_only" in reason:  # torch advises to run the file's code in this process
+            reason = "TorchScript, or the .tar of an early PyTorch; save its tensors again with torch.save"
+        raise BagError(f"{path}: cannot be read as a .pt file ({reason})") from error
 
 
 def load_npy(path: Path) -> np.ndarray:
-    """The array of a `.npy` file, memory-mapped. BagError for one that is a pickle inside, or no such file."""
-    if npy_header(path)[1].hasobject:
-        raise BagError(f"{path}: an object array, which is a pickle inside. {_DOOR}")
+    """The array of a `.npy` file, memory-mapped. Raises BagError for an object array or a damaged file."""
+    _npy_shape(path)
     try:
         return np.load(path, mmap_mode="c", allow_pickle=False)
-    except (ValueError, OSError) as error:
+    except NPY_ERRORS as error:
         raise BagError(f"{path}: cannot be read as a .npy file ({error})") from error
 
 
@@ -60,12 +69,12 @@ def npy_header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
     try:
         with open(path, "rb") as file:
             return read_npy_header(file)
-    except NOT_NPY as error:
+    except NPY_ERRORS as error:
         raise BagError(f"{path}: not a .npy file ({error})") from error
 
 
 def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """(shape, dtype) of the array that starts here; the file then stands at its data. Raises one of NOT_NPY."""
+    """(shape, dtype) of the array that starts here; moves the file to its data. Raises one of NPY_ERRORS."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file)
@@ -91,62 +100,76 @@ def safetensors_header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str
         raise BagError(f"{path}: cannot be read as a safetensors file ({error})") from error
 
 
-def saved_tensor(path: Path) -> torch.Tensor:
-    """The one tensor of a `.pt`, `.npy` or `.safetensors` file. BagError for a dict, a list, or several."""
+def saved_tensor(path: Path) -> torch.Tensor | np.ndarray:
+    """The only tensor of a `.pt`, `.npy` or `.safetensors` file, or the one named "features". Raises BagError."""
     if path.suffix.lower() == ".npy":
-        return torch.from_numpy(load_npy(path))
+        return load_npy(path)
     if path.suffix.lower() == ".safetensors":
         tensors, _ = load_safetensors(path)
         if len(tensors) == 1:
             return next(iter(tensors.values()))
         if "features" in tensors:
             return tensors["features"]
-        raise BagError(f"{path}: tensors {', '.join(tensors)}, and none is called 'features'")
+        raise BagError(f"{path}: no tensor 'features' (found: {', '.join(tensors) or 'nothing'})")
     value = load_pt(path)
     if not isinstance(value, torch.Tensor):
         raise BagError(f"{path}: expected one tensor, found {describe(value)}")
-    return value
+    return dense(path, "tensor", value)
 
 
 def peek_tensor(path: Path) -> tuple[int, ...]:
-    """The shape of what `saved_tensor` gives, as cheaply as the format lets."""
+    """The shape of what `saved_tensor` returns; reads only the header where the format has one."""
     if path.suffix.lower() == ".npy":
-        shape, dtype = npy_header(path)
-        if dtype.hasobject:
-            raise BagError(f"{path}: an object array, which is a pickle inside. {_DOOR}")
-        return shape
+        return _npy_shape(path)
     if path.suffix.lower() == ".safetensors":
         shapes, _ = safetensors_header(path)
-        if len(shapes) == 1 or "features" in shapes:
-            return shapes.get("features") or next(iter(shapes.values()))
-        raise BagError(f"{path}: tensors {', '.join(shapes)}, and none is called 'features'")
+        if "features" in shapes:
+            return shapes["features"]
+        if len(shapes) == 1:
+            return next(iter(shapes.values()))
+        raise BagError(f"{path}: no tensor 'features' (found: {', '.join(shapes) or 'nothing'})")
     return tuple(saved_tensor(path).shape)
 
 
+def dense(path: Path, name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor without its gradient. Raises BagError for a sparse, nested, quantised or meta tensor."""
+    plain = tensor.layout is torch.strided and not (tensor.is_nested or tensor.is_quantized or tensor.is_meta)
+    if not plain:
+        raise BagError(f"{path}: {name!r} is not a dense tensor; save it again as one")
+    return tensor.detach()
+
+
+def coords_array(path: Path, tensor: torch.Tensor) -> np.ndarray:
+    """A tensor of coordinates as float64. Raises BagError for a type that is not an integer or a float."""
+    if tensor.dtype not in _COORDS:
+        raise BagError(f"{path}: 'coords' is {tensor.dtype}; expected integers or floats")
+    return np.asarray(dense(path, "coords", tensor).double().numpy())
+
+
 def describe(value: Any) -> str:
-    """What a loaded value is, in a few words."""
+    """The type of a loaded value, and the first keys of a dict."""
     if isinstance(value, dict):
         return f"a dict of {', '.join(map(str, list(value)[:6])) or 'nothing'}"
     return f"a {type(value).__name__}"
 
 
 def is_pickle(path: Path) -> bool:
-    """Whether a file can only be read by unpickling it."""
+    """Whether a file can only be read by unpickling it. Raises BagError for a damaged .npy header."""
     if path.suffix.lower() == ".npy":
         return npy_header(path)[1].hasobject
     if path.suffix.lower() in (".pt", ".pth"):
         try:
             _load(path)
         except pickle.UnpicklingError:
-            return _starts_like_one(path)
-        except _UNREADABLE:
+            return _has_magic(path)
+        except _TORCH_ERRORS:
             return False
     return path.suffix.lower() in (".pkl", ".pickle")
 
 
 def _load(path: Path) -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch, about types of storage
+        warnings.simplefilter("ignore")  # torch warns about storage types
         return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
 
 
@@ -155,8 +178,15 @@ def _is_zip(path: Path) -> bool:
         return file.read(4) == b"PK\x03\x04"
 
 
-def _starts_like_one(path: Path) -> bool:
-    """Whether a file starts as a zip archive or a pickle does: what torch.save writes, now and formerly."""
+def _npy_shape(path: Path) -> tuple[int, ...]:
+    shape, dtype = npy_header(path)
+    if dtype.hasobject:
+        raise BagError(f"{path}: an object array, which is stored as a pickle. {_TRUST}")
+    return shape
+
+
+def _has_magic(path: Path) -> bool:
+    """Whether a file starts as torch.save writes it: as a zip archive, or (before PyTorch 1.6) as a pickle."""
     with open(path, "rb") as file:
         start = file.read(4)
     return start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"))

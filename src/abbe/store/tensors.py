@@ -1,7 +1,7 @@
-"""Abbe's memory-mappable layout, one `.safetensors` a slide, and tensors that stand alone in a file.
+"""Abbe's memory-mapped layout, one `.safetensors` file per slide; and files of a single tensor.
 
-`features` [N, D] and, where known, `coords` [N, 2] float64 in level-0 pixels; the geometry as JSON in the header. A
-`.pt`, `.npy` or other `.safetensors` file with one tensor is read as a bare bag.
+`features` [N, D] and, if known, `coords` [N, 2] float64 in level-0 pixels; the geometry as JSON in the header. A `.pt`,
+`.npy` or other `.safetensors` file with one tensor is read as a bare bag.
 """
 
 from __future__ import annotations
@@ -14,44 +14,43 @@ from safetensors.torch import save_file
 
 from abbe.errors import BagError
 from abbe.store.commit import commit
-from abbe.store.parts import Overrides, Peek, assemble, resolve_patch_size, shape_of
-from abbe.store.saved import load_safetensors, peek_tensor, safetensors_header, saved_tensor
-from abbe.types import Bag
+from abbe.store.parts import Overrides, Peek, assemble, number, resolve_patch_size, shape_of
+from abbe.store.saved import coords_array, load_safetensors, peek_tensor, safetensors_header, saved_tensor
+from abbe.types import MPP, Bag, Px0
 
 NAME = "tensors"
 SUFFIX = ".safetensors"
 VERSION = 1
-_HEADER = "abbe_bag"  # one key only: safetensors writes several in an order that changes from run to run
+_HEADER = "abbe_bag"  # one key only: safetensors writes several in random order
 _NUMBERS = ("patch_size_level0", "stride_level0", "mpp", "level0_width", "level0_height")
 
 
-def read(path: Path, given: Overrides) -> Bag:
+def read(path: Path, overrides: Overrides) -> Bag:
     """A file of this layout, its features memory-mapped; or a bare bag from a file of one tensor."""
     if path.suffix.lower() != SUFFIX:
-        return assemble(path, saved_tensor(path), None, None, given, name="tensor")
+        return assemble(path, saved_tensor(path), None, None, overrides, name="tensor")
     tensors, header = load_safetensors(path)
     if _HEADER not in header and "coords" not in tensors:
-        return assemble(path, saved_tensor(path), None, None, given, name="tensor")
+        return assemble(path, saved_tensor(path), None, None, overrides, name="tensor")
     if "features" not in tensors:
         raise BagError(f"{path}: no tensor 'features' (found: {', '.join(tensors) or 'nothing'})")
     stated = _stated(path, header)
-    numbers = {key: float(stated[key]) for key in _NUMBERS if key in stated}
-    coords = tensors["coords"].double().numpy() if "coords" in tensors else None
+    coords = coords_array(path, tensors["coords"]) if "coords" in tensors else None
     size = None
     if coords is not None:
-        said_by = "patch_size_level0 in the header"
-        why = "'coords' stands there, and no 'patch_size_level0' in the header"
-        size = resolve_patch_size(path, numbers.get("patch_size_level0"), given, said_by=said_by, why_none=why)
-    whole = "level0_width" in numbers and "level0_height" in numbers
+        source, missing = "patch_size_level0 in the header", "'coords' without 'patch_size_level0' in the header"
+        size = _px0(stated, "patch_size_level0")
+        size = resolve_patch_size(path, size, overrides, source=source, missing=missing)
+    has_size = "level0_width" in stated and "level0_height" in stated
     return assemble(
         path,
         tensors["features"],
         coords,
         size,
-        given,
-        stride=numbers.get("stride_level0"),
-        mpp=numbers.get("mpp"),
-        level0_size=(round(numbers["level0_width"]), round(numbers["level0_height"])) if whole else None,
+        overrides,
+        stride=_px0(stated, "stride_level0"),
+        mpp=MPP(stated["mpp"]) if "mpp" in stated else None,
+        level0_size=(round(stated["level0_width"]), round(stated["level0_height"])) if has_size else None,
         encoder=stated.get("encoder"),
     )
 
@@ -64,7 +63,7 @@ def peek(path: Path) -> Peek:
 
 
 def write(path: Path, bag: Bag, made_with: dict[str, Any] | None = None) -> None:
-    """Commit any bag, with coordinates or without. BagError for a path that does not end in .safetensors."""
+    """Commit any bag, with coordinates or without. Raises BagError if `path` does not end in .safetensors."""
     if path.suffix.lower() != SUFFIX:
         raise BagError(f"{path}: the tensors layout is a {SUFFIX} file")
     width, height = bag.level0_size or (None, None)
@@ -85,12 +84,17 @@ def write(path: Path, bag: Bag, made_with: dict[str, Any] | None = None) -> None
 
 
 def _stated(path: Path, header: dict[str, str]) -> dict[str, Any]:
-    """What the header says; nothing for a file that is not of this layout. BagError for a value that cannot be."""
+    """The JSON of the header; empty for a file of another layout. Raises BagError for a value of the wrong type."""
     try:
         stated = json.loads(header.get(_HEADER, "{}"))
-        wrong = [key for key in _NUMBERS if not isinstance(stated.get(key, 1), int | float)]
-    except (ValueError, AttributeError) as error:
-        raise BagError(f"{path}: {_HEADER!r} in the header is not JSON of an object ({error})") from error
-    if wrong:
-        raise BagError(f"{path}: {wrong[0]!r} in the header is {stated[wrong[0]]!r}; expected a number")
-    return dict(stated)
+    except (ValueError, RecursionError) as error:
+        raise BagError(f"{path}: {_HEADER!r} in the header is not JSON ({error})") from error
+    if not isinstance(stated, dict):
+        raise BagError(f"{path}: {_HEADER!r} in the header is not a JSON object")
+    if not isinstance(stated.get("encoder", ""), str):
+        raise BagError(f"{path}: 'encoder' in the header is {stated['encoder']!r}; expected a text")
+    return stated | {key: number(path, stated, key) for key in _NUMBERS if key in stated}
+
+
+def _px0(stated: dict[str, Any], key: str) -> Px0 | None:
+    return Px0(stated[key]) if key in stated else None

@@ -1,10 +1,10 @@
-"""TRIDENT's layout, read and written: what Abbe's own feature files are.
+"""TRIDENT's layout, which is also the layout of Abbe's own feature files.
 
     <out>/<mag>x_<patch>px_<overlap>px_overlap/patches/<slide>_patches.h5     coords
     <out>/<mag>x_<patch>px_<overlap>px_overlap/features_<encoder>/<slide>.h5  coords, features
 
 `coords` is [N, 2] int64, top-left, level-0 pixels, with the geometry in its attributes; `features` is [N, D]. TRIDENT
-writes chunks of (1, D), which costs a read a patch; we write large chunks under the same names, each with a checksum.
+writes chunks of (1, D), which costs one read per patch; Abbe writes large chunks, each with a checksum.
 """
 
 from __future__ import annotations
@@ -18,19 +18,9 @@ import h5py
 import numpy as np
 
 from abbe.store.commit import commit
-from abbe.store.parts import (
-    Overrides,
-    Peek,
-    assemble,
-    chunks,
-    dataset,
-    no_place,
-    open_h5,
-    peek_h5,
-    resolve_patch_size,
-    text,
-)
-from abbe.types import Bag
+from abbe.store.h5 import open_h5, write_dataset
+from abbe.store.parts import Overrides, Peek, assemble, needs_coords, number, resolve_patch_size, shape_of, text
+from abbe.types import MPP, Bag, Px0
 
 NAME = "trident"
 SUFFIX = ".h5"
@@ -39,7 +29,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Geometry:
-    """What the attributes of `coords` say. Sizes in pixels of the magnification named, mpp in microns a pixel."""
+    """The attributes of `coords`. patch_size and overlap are in pixels at the target magnification."""
 
     patch_size: int
     patch_size_level0: float
@@ -48,34 +38,34 @@ class Geometry:
     overlap: int
     level0_width: int
     level0_height: int
-    level0_mpp: float  # ours: TRIDENT stores none
+    level0_mpp: float  # added by Abbe; TRIDENT does not store it
     name: str
     savetodir: str
 
 
 def magnification(mpp: float) -> float:
-    """Nominal magnification of `mpp` microns a pixel: 10 / mpp (0.5 is 20×, 0.25 is 40×)."""
+    """Nominal magnification: 10 / mpp (0.5 is 20×, 0.25 is 40×)."""
     return 10.0 / mpp
 
 
 def job_name(mpp: float, patch_size: int, overlap: int) -> str:
-    """Folder of one tiling, such as `20x_256px_0px_overlap`."""
+    """Name of the folder of one tiling, such as `20x_256px_0px_overlap`."""
     return f"{magnification(mpp):.4g}x_{patch_size}px_{overlap}px_overlap"
 
 
 def patches_path(job: Path, slide_id: str) -> Path:
-    """Where a slide's coordinates lie inside the folder of one tiling."""
+    """The path of a slide's coordinates in the folder of one tiling."""
     return job / "patches" / f"{slide_id}_patches.h5"
 
 
 def find_patches(path: Path) -> Path | None:
-    """The patches file of a feature file, beside its folder."""
+    """The patches file of a feature file, in `patches/` beside its folder; None if there is none."""
     found = path.parent.parent / "patches" / f"{path.stem}_patches.h5"
     return found if found.is_file() else None
 
 
 def features_path(job: Path, encoder: str, slide_id: str) -> Path:
-    """Where a slide's features lie inside the folder of one tiling."""
+    """The path of a slide's features in the folder of one tiling."""
     return job / f"features_{encoder}" / f"{slide_id}.h5"
 
 
@@ -93,96 +83,93 @@ def write_features(
 ) -> None:
     """Commit a feature file. Without `geometry` the attributes describe the patches at level 0.
 
-    Raises BagError for a bag without coordinates: the layout has none without.
+    Raises BagError for a bag without coordinates, which the layout requires.
     """
     if bag.coords is None or bag.patch_size_level0 is None:
-        raise no_place(bag, "trident")
+        raise needs_coords(bag, "trident")
     attributes = asdict(geometry) if geometry else _attributes_at_level0(bag)
     with (
         commit(path, format="trident-features", version=VERSION, made_with=made_with) as temporary,
         h5py.File(temporary, "w", libver="latest") as file,
     ):
         _write_coords(file, bag.coords.numpy(), attributes)
-        cut = chunks(tuple(bag.features.shape))
-        made = file.create_dataset("features", data=bag.features.numpy(), chunks=cut, fletcher32=cut is not None)
-        made.attrs["name"] = bag.slide_id
-        made.attrs["savetodir"] = attributes.get("savetodir", "")
-        made.attrs["encoder"] = bag.encoder or ""
+        about = {"name": bag.slide_id, "savetodir": attributes.get("savetodir", ""), "encoder": bag.encoder or ""}
+        write_dataset(file, "features", bag.features.numpy()).attrs.update(about)
 
 
 def write(path: Path, bag: Bag, made_with: dict[str, Any] | None = None) -> None:
-    """Commit a bag, its patches described at level 0. BagError as `write_features`."""
+    """Commit a bag with its patches described at level 0. Raises BagError as `write_features` does."""
     write_features(path, bag, made_with=made_with)
 
 
-def read_features(path: Path, *, patch_size_level0: float | None = None) -> Bag:
-    """A feature file as a Bag; see `read`."""
-    return read(path, Overrides(patch_size_level0))
+def read(path: Path, overrides: Overrides, *, with_features: bool = True) -> Bag:
+    """A feature file as a Bag. The geometry comes from the file itself, or from its patches file.
 
-
-def read(path: Path, given: Overrides) -> Bag:
-    """A feature file as a Bag. The geometry comes from it, or from the patches file beside its folder.
+    with_features: False gives features of width 0, for callers that read them in chunks.
 
     Raises BagError naming file and dataset, and the option that supplies what is missing.
     """
     with open_h5(path) as file:
-        features = dataset(file, "features", path)
-        coords = dataset(file, "coords", path) if "coords" in file else None
-        attributes = dict(file["coords"].attrs) if coords is not None else {}
-        encoder = text(file["features"].attrs.get("encoder"))
+        patches, _ = shape_of(path, "features", file.shape("features"))
+        features = file.array("features") if with_features else np.zeros((patches, 0), np.float32)
+        coords = file.array("coords") if file.has("coords") else None
+        attributes = file.attributes("coords") if coords is not None else {}
+        encoder = text(file.attributes("features").get("encoder"))
     if coords is None:
-        return assemble(path, features, None, None, given, encoder=encoder)
+        return assemble(path, features, None, None, overrides, encoder=encoder)
     if "patch_size_level0" not in attributes:
-        attributes |= _sibling_attributes(path)
-    stated = attributes.get("patch_size_level0")
-    said_by = "coords.attrs['patch_size_level0']"
-    why = "coords has no attribute 'patch_size_level0', and no patches file of TRIDENT or CLAM lies beside it"
-    size = resolve_patch_size(path, None if stated is None else float(stated), given, said_by=said_by, why_none=why)
-    has_size = "level0_width" in attributes and "level0_height" in attributes
+        attributes |= _patches_attributes(path)
+
+    def stated(key: str) -> float | None:
+        return number(path, attributes, key) if key in attributes else None
+
+    size, mpp, width, height = map(stated, ("patch_size_level0", "level0_mpp", "level0_width", "level0_height"))
+    missing = "coords has no attribute 'patch_size_level0', and there is no patches file of TRIDENT or CLAM"
     return assemble(
         path,
         features,
         coords,
-        size,
-        given,
-        stride=_stride(attributes),
-        mpp=float(attributes["level0_mpp"]) if "level0_mpp" in attributes else None,
-        level0_size=(int(attributes["level0_width"]), int(attributes["level0_height"])) if has_size else None,
+        resolve_patch_size(
+            path,
+            None if size is None else Px0(size),
+            overrides,
+            source="coords.attrs['patch_size_level0']",
+            missing=missing,
+        ),
+        overrides,
+        stride=_stride(path, attributes),
+        mpp=None if mpp is None else MPP(mpp),
+        level0_size=None if width is None or height is None else (int(width), int(height)),
         encoder=encoder,
     )
 
 
 def peek(path: Path) -> Peek:
-    """(N, D, encoder) of a feature file, without reading its features. BagError as `read`."""
-    n, width = peek_h5(path, "features")
+    """(N, D, encoder) of a feature file, without reading its features. Raises BagError as `read` does."""
     with open_h5(path) as file:
-        return n, width, text(file["features"].attrs.get("encoder"))
+        return *shape_of(path, "features", file.shape("features")), text(file.attributes("features").get("encoder"))
 
 
-def _stride(attributes: dict[str, Any]) -> float | None:
-    needed = ("patch_size", "patch_size_level0", "overlap")
-    if any(key not in attributes for key in needed):
+def _stride(path: Path, attributes: dict[str, Any]) -> Px0 | None:
+    if not {"patch_size", "patch_size_level0", "overlap"} <= set(attributes):
         return None
+    size, size0 = number(path, attributes, "patch_size"), number(path, attributes, "patch_size_level0")
     # Level-0 stride = (patch_size − overlap) × level0_mag / target_mag, and that ratio is also size0 / size.
-    scale = float(attributes["patch_size_level0"]) / float(attributes["patch_size"])
-    return (float(attributes["patch_size"]) - float(attributes["overlap"])) * scale
+    return Px0((size - number(path, attributes, "overlap", positive=False)) * (size0 / size))
 
 
-def _sibling_attributes(path: Path) -> dict[str, Any]:
-    sibling = find_patches(path)
-    if sibling is None:
+def _patches_attributes(path: Path) -> dict[str, Any]:
+    patches = find_patches(path)
+    if patches is None:
         return {}
-    with h5py.File(sibling, "r") as file:
-        return dict(file["coords"].attrs) if "coords" in file else {}
+    with open_h5(patches) as file:
+        return file.attributes("coords") if file.has("coords") else {}
 
 
 def _write_coords(file: h5py.File, coords: np.ndarray, attributes: dict[str, Any]) -> None:
     whole = np.round(coords)
     data = whole.astype(np.int64) if np.array_equal(whole, coords) else coords.astype(np.float64)
-    cut = chunks(data.shape)
-    made = file.create_dataset("coords", data=data, chunks=cut, fletcher32=cut is not None)
-    for key, value in attributes.items():
-        made.attrs[key] = value
+    write_dataset(file, "coords", data).attrs.update(attributes)
 
 
 def _attributes_at_level0(bag: Bag) -> dict[str, Any]:

@@ -1,38 +1,42 @@
-"""Every missing, torn, altered or foreign file of an output folder."""
+"""Check that every file of an output folder is as it was written."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 from abbe.errors import InputError, StoreError
 from abbe.store.commit import SIDECAR, state
+from abbe.store.walk import files_below
 
 MEANING = {
-    "missing": "its sidecar is here, the file is not",
-    "unsigned": "foreign: no sidecar, so nothing says what it should be",
-    "torn": "its size is not the one that was written",
-    "altered": "its bytes are not the ones that were written",
+    "missing": "the file is missing, its sidecar is not",
+    "unsigned": "foreign: it has no sidecar, so it cannot be checked",
+    "torn": "its size differs from what was written",
+    "altered": "its bytes differ from what was written",
     "temporary": "left by a run that was stopped; safe to remove",
-    "sidecar": "the sidecar itself cannot be read",
+    "sidecar": "its sidecar cannot be read",
 }
 
 
 def verify(folder: str | Path) -> tuple[Counter[str], list[tuple[str, str]]]:
-    """(files by state, (path relative to `folder`, what is wrong) of each that is not done)."""
+    """(number of files in each state, (path relative to `folder`, state) of each that is not done); links are skipped.
+
+    Raises InputError if there is no such folder, or it cannot be read.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
     counted: Counter[str] = Counter()
     found: list[tuple[str, str]] = []
-    for path in sorted(_files(folder)):
+    for path in sorted(files_below(folder, hidden=True)):
+        if not path.is_file() or path.is_symlink():
+            continue
         if path.name.endswith(SIDECAR):
             target = path.with_name(path.name.removesuffix(SIDECAR))
-            kind = "done" if target.is_file() else "missing"
-            if kind == "done":
-                continue  # told of with the file itself
-            path = target
+            if target.is_file():
+                continue  # checked together with the file
+            path, kind = target, "missing"
         elif path.name.startswith(".") and ".tmp" in path.name:
             kind = "temporary"
         else:
@@ -44,9 +48,3 @@ def verify(folder: str | Path) -> tuple[Counter[str], list[tuple[str, str]]]:
         if kind != "done":
             found.append((str(path.relative_to(folder)), kind))
     return counted, found
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("*"):
-        if path.is_file() and not path.is_symlink():
-            yield path

@@ -20,5 +20,5 @@ class BenchFlops(Benchmark):
         from abbe.bench.flops import bench_flops, markdown
 
         found = bench_flops()
-        self.publish("flops", found, markdown(found))
+        self.publish("flops", found, markdown(found), printed=found["rows"])
         return 0

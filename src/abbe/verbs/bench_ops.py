@@ -10,7 +10,7 @@ from abbe.verbs.benchmark import Benchmark
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOps(OpsSettings, Benchmark):
-    """Time and memory of routing N patches into K slots, ours against softmax, topk, scatter and bmm.
+    """Time and memory of routing N patches into K slots, compared with softmax, topk, scatter and bmm.
 
     Example:
       abbe bench ops

@@ -10,15 +10,15 @@ from abbe.verbs.benchmark import Benchmark
 
 @dataclass(frozen=True, kw_only=True)
 class BenchSlots(SlotsSettings, Benchmark):
-    """Train TC-SSA at several λ, each with several seeds on banks that share no patch, and count who went where.
+    """Train TC-SSA with several λ and several seeds, and measure how the slots are used.
 
     Example:
       abbe bench slots --out bench-slots --results benchmarks/results
       abbe bench slots --out bench-slots --mosaic lc25000
 
-    Every seed has a cohort, a bank split and an initialisation of its own. A share of the patches is
-    replaced by artefacts (out of focus, pen, fold). Everything is counted on held-out patients, in eval mode. Finished
-    runs in OUT are read back.
+    Every seed has its own cohort, bank split and initialisation; banks of different seeds share no patch. A share of
+    the patches is replaced by artefacts (out of focus, pen, fold). Everything is measured on held-out patients in eval
+    mode. Finished runs in OUT are read back.
     """
 
     def run(self) -> int:

@@ -10,7 +10,7 @@ from abbe.verbs.benchmark import Benchmark
 
 @dataclass(frozen=True, kw_only=True)
 class BenchTexture(TextureSettings, Benchmark):
-    """Time `texture` on rendered patches of every tissue class, one thread; probe it on labelled patches.
+    """Time `texture` on rendered patches of every tissue class with one thread, and probe it on labelled patches.
 
     Example:
       abbe bench texture --results benchmarks/results

@@ -20,37 +20,37 @@ class PhantomCohort:
       abbe cohort phantom --out arrangement --plan.task spatial --plan.patches 300
       abbe cohort phantom --out slides --level pixels --plan.slides 4 2 2 --plan.patches 300
 
-    Reports, questions and captions composed from the truth come with it.
+    Also writes reports, questions and captions composed from the truth.
     """
 
     out: Path
     """folder of the cohort"""
     plan: CohortPlan = field(default_factory=CohortPlan)
-    """the task, the slides and their evidence"""
+    """task, slides and evidence"""
     level: Literal["features", "pixels"] = "features"
-    """features: rows drawn from the encoded bank, seconds a hundred slides; pixels: whole-slide images, tens of
-    seconds a slide"""
+    """features: rows drawn from the encoded bank, seconds per hundred slides; pixels: whole-slide images, tens of
+    seconds per slide"""
     bank: BankPlan = field(default_factory=BankPlan)
-    """the rendered patches features are drawn from; of pixels, sites and seed alone"""
+    """rendered patches that features are drawn from; at pixel level only sites and seed matter"""
     bank_folder: Path | None = None
-    """where the rendered bank lies, to share it between cohorts (default: OUT/bank)"""
+    """folder of the rendered bank, which cohorts can share (default: OUT/bank)"""
     texts: bool = True
-    """reports, captions, questions"""
+    """write reports, captions and questions"""
     workers: int | None = None
-    """processes that render (default: one a core)"""
+    """processes that render (default: one per core)"""
     json: bool = False
     """print the result as JSON"""
 
     def run(self) -> int:
-        from abbe.phantom.bank import bank
+        from abbe.phantom.bank import build_bank
         from abbe.phantom.writer import write_cohort, write_pixel_cohort
 
         if self.level == "pixels":
             record = write_pixel_cohort(self.out, self.plan, self.bank, texts=self.texts, workers=self.workers)
             text = f"{record['slides']} slides in {self.out / 'slides'}"
         else:
-            rows = bank(self.bank, self.bank_folder or self.out / "bank", workers=self.workers)
-            record = write_cohort(self.out, self.plan, rows, texts=self.texts)
+            bank = build_bank(self.bank, self.bank_folder or self.out / "bank", workers=self.workers)
+            record = write_cohort(self.out, self.plan, bank, texts=self.texts)
             probe = record["difficulty"]["probe_a2_b2"]
             text = f"{record['slides']} slides in {self.out}; single-patch probe a2–b2 {probe:.3f}"
         result(text, record, json_output=self.json)

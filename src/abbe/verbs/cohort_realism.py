@@ -13,19 +13,19 @@ from abbe.phantom.settings import RealismSettings
 
 @dataclass(frozen=True, kw_only=True)
 class Realism(RealismSettings):
-    """Show rendered patches beside real ones, and measure how surely a linear probe tells them apart.
+    """Show rendered patches beside real ones, and measure how well a linear probe separates them.
 
     Example:
       abbe cohort realism lc25000 --out realism
 
-    Writes OUT/phantom-and-real.png, OUT/phantom.png (the rendered row alone) and OUT/realism.json. Both kinds are
-    patches of one size and have been through JPEG; rendered ones of one class, site and stain setting are one group,
-    real ones have the groups of index.csv, and no group is in two folds. Patches that cannot be read are named in the
-    record and make the exit code 1.
+    Writes OUT/phantom-and-real.png, OUT/phantom.png (the rendered row alone) and OUT/realism.json. All patches have
+    one size and are compressed as JPEG. Rendered patches of one class, site and stain setting are one group, real
+    ones have the groups of index.csv, and no group is in two folds. Patches that cannot be read are named in the
+    record; the exit code is 1 then.
     """
 
     patches: tyro.conf.Positional[tuple[Path, ...]]
-    """folders with a folder or zip a class, or such zips"""
+    """folders with a folder or zip per class, or such zips"""
     json: bool = False
     """print the result as JSON"""
 
@@ -34,8 +34,7 @@ class Realism(RealismSettings):
         from abbe.phantom.realism import realism
 
         found = realism(self)
-        value = found["balanced_accuracy"]
-        counts = found["patches"]
-        text = f"balanced accuracy {value:.3f}: {counts['rendered']} rendered patches or {counts['real']} real ones"
+        value, counts = found["balanced_accuracy"], found["patches"]
+        text = f"balanced accuracy {value:.3f}: {counts['rendered']} rendered and {counts['real']} real patches"
         result("\n".join([text, *passed_over(found["other_classes"])]), found, json_output=self.json)
         return 1 if found["broken"] else 0

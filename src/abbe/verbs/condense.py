@@ -13,7 +13,7 @@ from abbe.slides.settings import EncodeSettings
 
 @dataclass(frozen=True)
 class CondenseSlide:
-    """Condense one slide with a trained model, and save its tokens and who went where.
+    """Condense one slide with a trained model, and save its tokens and the assignment of patches to them.
 
     Example:
       abbe condense out/20x_256px_0px_overlap/features_texture/slide.h5 --model run/model --out tokens.safetensors
@@ -21,17 +21,17 @@ class CondenseSlide:
     """
 
     source: tyro.conf.Positional[Path]
-    """a feature file, or a slide, which is encoded first (beside --out)"""
+    """a feature file, or a slide, which is encoded first (into a folder beside --out)"""
     model: str
-    """model folder, or hub id"""
+    """model folder or hub id"""
     out: Path
-    """where the tokens go, a .safetensors file"""
+    """output file of the tokens (.safetensors)"""
     mpp: float = 0.5
-    """microns a pixel at which a slide is encoded"""
+    """for a slide: microns per pixel of its patches"""
     patch_size: int = 256
-    """side of a patch in pixels at that mpp, for a slide"""
+    """for a slide: side of a patch in pixels at that mpp"""
     override_mpp: float | None = None
-    """microns a pixel at level 0, for a slide that does not say"""
+    """for a slide that does not state it: microns per pixel at level 0"""
     json: bool = False
     """print the result as JSON"""
 

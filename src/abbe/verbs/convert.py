@@ -13,18 +13,18 @@ from abbe.store.settings import ConvertSettings
 
 @dataclass(frozen=True, kw_only=True)
 class Convert(ConvertSettings):
-    """Convert feature files: any layout in, one of Abbe's out, with every cross-check in between.
+    """Convert feature files from any known layout to another, with all checks on the way.
 
     Example:
       abbe convert features/ --out converted --to tensors
       abbe convert stamp/ --out converted --to trident --slide slides/
 
-    OUT/<slide>.h5 (or .safetensors; for clam OUT/h5_files and OUT/patches), and OUT/outcomes.csv with a row a file. The
-    same command again does only what is missing.
+    Writes OUT/<slide>.h5 (or .safetensors; for clam OUT/h5_files and OUT/patches), and OUT/outcomes.csv with one row
+    per file. The same command again does only what is missing.
     """
 
     inputs: tyro.conf.Positional[tuple[Path, ...]]
-    """feature files, and folders that are searched for them"""
+    """feature files, and folders to search for feature files"""
     out: Path
     """folder for the converted files and outcomes.csv"""
     json: bool = False

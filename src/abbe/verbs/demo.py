@@ -10,12 +10,12 @@ from abbe.verbs.settings import DemoSettings
 
 @dataclass(frozen=True, kw_only=True)
 class Demo(DemoSettings):
-    """The tour: render phantom slides, encode them, train four ways of condensing, compare, draw, and write a page.
+    """The tour: render phantom slides, encode them, train four condensers, compare them, draw, and write a page.
 
     Example:
       abbe demo --out demo
 
-    Ends with OUT/report.html. The same command again does only what is missing.
+    The result is OUT/report.html. The same command again does only what is missing.
     """
 
     json: bool = False
@@ -26,7 +26,7 @@ class Demo(DemoSettings):
         from abbe.verbs.tour import tour
 
         report = tour(self)
-        rows = [f"  {name:<20} AUROC {shown(row['auroc'])}" for name, row in report["figures"].items()]
+        rows = [f"  {name:<20} AUROC {shown(row['auroc'])}" for name, row in report["metrics"].items()]
         text = "\n".join(["held-out patients, 95 % intervals:", *rows, f"open {self.out / 'report.html'}"])
         result(text, report, json_output=self.json)
         return 0

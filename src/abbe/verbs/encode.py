@@ -13,18 +13,18 @@ from abbe.slides.settings import EncodeSettings
 
 @dataclass(frozen=True, kw_only=True)
 class Encode(EncodeSettings):
-    """Encode slides: find the tissue, cut it into patches, turn each patch into a feature row.
+    """Encode slides: find the tissue, cut it into patches, and turn each patch into a feature row.
 
     Example:
       abbe encode slides/ --out out
       abbe encode slide.svs --out out --mpp 0.5 --override-mpp 0.25
 
-    Features lie in OUT/<mag>x_<patch>px_<overlap>px_overlap/features_<encoder>/<slide>.h5 (TRIDENT layout), and
-    OUT/outcomes.csv has a row for every slide. The same command again does only what is missing.
+    Writes OUT/<mag>x_<patch>px_<overlap>px_overlap/features_<encoder>/<slide>.h5 (TRIDENT layout), and OUT/outcomes.csv
+    with one row per slide. The same command again does only what is missing.
     """
 
     slides: tyro.conf.Positional[tuple[Path, ...]]
-    """slide files, and folders that are searched for slides"""
+    """slide files, and folders to search for slides"""
     out: Path
     """folder for features and outcomes.csv"""
     json: bool = False

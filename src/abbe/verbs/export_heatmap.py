@@ -20,7 +20,7 @@ class ExportHeatmap:
       abbe export heatmap slide.svs --tokens tokens.safetensors --out pictures
       abbe export heatmap slide.svs --model run/model --out pictures
 
-    Writes <slide>_slots.png, <slide>_weight.png and <slide>_gallery.png. The slide's label and macro image are never
+    Writes <slide>_slots.png, <slide>_weight.png and <slide>_gallery.png. The slide's label and macro images are not
     read.
     """
 
@@ -29,15 +29,15 @@ class ExportHeatmap:
     out: Path
     """folder for the pictures"""
     tokens: Path | None = None
-    """tokens that `abbe condense` wrote for this slide"""
+    """tokens of this slide, written by `abbe condense`"""
     model: str | None = None
     """model folder or hub id, to condense the slide now"""
     features: Path | None = None
-    """feature file of the slide, with --model (otherwise the slide is encoded)"""
+    """with --model: feature file of the slide (default: encode the slide)"""
     override_mpp: float | None = None
-    """microns a pixel at level 0, for a slide that does not say"""
+    """for a slide that does not state it: microns per pixel at level 0"""
     side: int = 1600
-    """pixels of the thumbnail's longer side, about"""
+    """approximate length of the thumbnail's longer side in pixels"""
     json: bool = False
     """print the result as JSON"""
 
@@ -45,10 +45,11 @@ class ExportHeatmap:
         from abbe.store.commit import write_bytes
         from abbe.store.tokens import read_tokens
         from abbe.verbs.steps import condense_source
+        from abbe.view.figure import png
         from abbe.view.heatmap import draw
 
         if (self.tokens is None) == (self.model is None):
-            raise ConfigError("give --tokens, or --model to condense the slide now; one of the two")
+            raise ConfigError("give either --tokens, or --model to condense the slide now")
         if self.tokens is not None:
             tokens = read_tokens(self.tokens)
         else:
@@ -58,9 +59,9 @@ class ExportHeatmap:
             tokens = condense_source(self.features or self.slide, self.model, out, settings)
         paths = []
         if not tokens.attended:
-            say("no picture of weights: this model's pooling does not say how much it read of each token")
-        for name, png in draw(self.slide, tokens, side=self.side).items():
+            say("no picture of weights: the pooling of this model has no weight per token")
+        for name, figure in draw(self.slide, tokens, side=self.side).items():
             paths.append(self.out / f"{tokens.about['slide_id']}_{name}.png")
-            write_bytes(paths[-1], png, format="picture")
+            write_bytes(paths[-1], png(figure), format="picture")
         result("\n".join(map(str, paths)), [str(path) for path in paths], json_output=self.json)
         return 0

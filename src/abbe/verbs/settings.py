@@ -1,4 +1,4 @@
-"""What the tour makes, and how much of it."""
+"""Settings of the tour."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class DemoSettings:
     """Sizes and seeds of the tour."""
 
     out: Path = Path("demo")
-    """folder of everything the tour makes"""
+    """output folder"""
     plan: CohortPlan = field(default_factory=lambda: CohortPlan(0.01, (200, 60, 120), 1000))
-    """the cohort that is learned from"""
+    """the cohort the models are trained on"""
     bank: BankPlan = field(default_factory=lambda: BankPlan(normal=(6, 2, 4), tumour=(12, 4, 8)))
     """the rendered patches it is drawn from"""
     recipe: Recipe = field(default_factory=lambda: Recipe(epochs=20, lr=1e-3, early_stop=20, plateau_patience=20))
@@ -24,4 +24,4 @@ class DemoSettings:
     draws: int = 1000
     """bootstrap samples of patients behind each interval"""
     workers: int | None = None
-    """processes (default: one a core)"""
+    """processes (default: one per core)"""

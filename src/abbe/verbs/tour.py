@@ -1,4 +1,4 @@
-"""The tour: the whole road on slides that are rendered here, with a page at its end."""
+"""The tour: every step from slide to report, on rendered slides."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import pandas as pd
 from abbe.console import say
 from abbe.errors import AbbeError
 from abbe.evaluate.compare import Contender, predictions_on_test, scored, train_all
+from abbe.evaluate.settings import HoldoutSettings
 from abbe.metrics.bootstrap import shown
-from abbe.phantom.bank import SETTINGS, PatchBank, bank
-from abbe.phantom.layout import needle_layout
+from abbe.phantom.bank import SETTINGS, PatchBank, build_bank
 from abbe.phantom.render.slide_file import write_phantom_slide
 from abbe.phantom.render.tissue import TISSUE_CLASSES, site_stain
 from abbe.phantom.scores import ceiling_scores
+from abbe.phantom.tasks import needle_layout
 from abbe.phantom.writer import features_folder, write_cohort
 from abbe.slides.encode import encode_slides
 from abbe.slides.settings import EncodeSettings
@@ -27,9 +28,10 @@ from abbe.store.outcomes import Outcome
 from abbe.store.trident import features_path, job_name
 from abbe.verbs.settings import DemoSettings
 from abbe.verbs.steps import condense_source
+from abbe.view.figure import Figure, png
 from abbe.view.heatmap import draw, thumbnail_for
-from abbe.view.overlay import overview_picture, truth_picture
-from abbe.view.plots import figures_with_intervals, training_curves
+from abbe.view.overlay import overview_figure, truth_figure
+from abbe.view.plots import interval_plot, training_curves
 from abbe.view.report import Picture, Section, write_report
 
 CONTENDERS = (
@@ -38,14 +40,14 @@ CONTENDERS = (
     Contender("random", 32, "attention"),
     Contender("mean", 1, "mean"),
 )
-_SIDE = 16  # patches a side of a pixel-level slide: 4,096 pixels
+_SIDE = 16  # patches per side of a rendered slide: 4,096 pixels
 _PATCHES = 180
-_EVIDENCE = 0.05  # of a pixel-level slide: a deposit of nine patches, large enough to be seen in a picture
+_EVIDENCE = 0.05  # share of a rendered slide: a deposit of nine patches, large enough to be seen in a picture
 _TUMOURS = ("tumour_a2", "tumour_b2", "tumour_b1")
 
 
 def tour(run: DemoSettings) -> dict[str, Any]:
-    """Every step in order; returns the figures the page shows."""
+    """Every step in order; returns the metrics on the page, as plain JSON values."""
     clock = _Clock()
     slides = render_slides(run)
     clock.lap("render three slides of 4,096 × 4,096 pixels")
@@ -54,34 +56,36 @@ def tour(run: DemoSettings) -> dict[str, Any]:
     if failed:
         raise AbbeError(f"{failed[0].path}: {failed[0].outcome} at {failed[0].stage}: {failed[0].reason}")
     clock.lap(f"find tissue and encode {sum(o.patches for o in outcomes)} patches")
-    rows = bank(run.bank, run.out / "bank", workers=run.workers)
+    rows = build_bank(run.bank, run.out / "bank", workers=run.workers)
     clock.lap(f"render and encode a bank of {len(rows.cls)} patches")
     cohort = run.out / "cohort"
     record = write_cohort(cohort, run.plan, rows)
     clock.lap(f"draw {record['slides']} slides from it")
     reports = train_all(
         CONTENDERS,
-        features=features_folder(cohort, run.bank.encoder),
-        labels=cohort / "labels.csv",
-        out=run.out / "runs",
-        recipe=run.recipe,
+        HoldoutSettings(
+            features=features_folder(cohort, run.bank.encoder),
+            labels=cohort / "labels.csv",
+            recipe=run.recipe,
+            draws=run.draws,
+        ),
+        run.out / "runs",
         seeds=[run.recipe.seed],
         workers=run.workers,
-        draws=run.draws,
     )
     clock.lap(f"train and evaluate {len(CONTENDERS)} models")
-    figures = {name: found[0]["metrics"]["test"] for name, found in reports.items()}
-    figures |= _bounds(run, rows)
+    metrics = {name: found[0]["metrics"]["test"] for name, found in reports.items()}
+    metrics |= _bounds(run, rows)
     model = run.out / "runs" / CONTENDERS[1].name / f"seed{run.recipe.seed}" / "model"
     pictures = _pictures(run, slides, outcomes, model)
     clock.lap("condense the slides and draw")
-    found = {"figures": figures, "difficulty": record["difficulty"], "seconds": clock.laps, "peak_gib": peak_gib()}
+    found = {"metrics": metrics, "difficulty": record["difficulty"], "seconds": clock.laps, "peak_gib": peak_gib()}
     _write_page(run, found, reports, record, outcomes, pictures)
     return found
 
 
 def render_slides(run: DemoSettings) -> list[Path]:
-    """Three pixel-level slides with one tumour deposit each; whole ones of an earlier tour are kept."""
+    """Three rendered slides with one tumour deposit each. Finished slides of an earlier tour are kept."""
     paths = []
     for number, tumour in enumerate(_TUMOURS):
         rng = np.random.default_rng([run.plan.seed, number])
@@ -97,7 +101,7 @@ def render_slides(run: DemoSettings) -> list[Path]:
 
 
 def _bounds(run: DemoSettings, rows: PatchBank) -> dict[str, Any]:
-    """What the truth allows: `ceiling`, patches counted as a probe sees them, and `oracle`, the truth map itself."""
+    """Reference scores: `ceiling` counts patches as a probe classifies them, `oracle` reads the truth map."""
     table = predictions_on_test(run.out / "runs", CONTENDERS[0].name, [run.recipe.seed])[0]
     seen = ceiling_scores(run.out / "cohort", rows, table["slide_id"].tolist())
     labels = (table["label"] == "b").to_numpy(int)
@@ -115,20 +119,23 @@ def _pictures(run: DemoSettings, slides: list[Path], outcomes: list[Outcome], mo
         said = ", ".join(f"{name}: {share:.2f}" for name, share in tokens.about["probabilities"].items())
         truth = run.out / "truth" / f"{outcome.slide_id}.png"
         thumbnail = thumbnail_for(slide, tokens)
-        drawn = {"truth": truth_picture(thumbnail, truth, TISSUE_CLASSES), **draw(slide, tokens)}
-        overview = overview_picture(thumbnail, tokens, truth, TISSUE_CLASSES)
-        overview_path = run.out / "pictures" / f"{outcome.slide_id}_overview.png"
-        commit.write_bytes(overview_path, overview, format="picture")
+        drawn = {"truth": truth_figure(thumbnail, truth, TISSUE_CLASSES), **draw(slide, tokens)}
+        _write(run, f"{outcome.slide_id}_overview", overview_figure(thumbnail, tokens, truth, TISSUE_CLASSES))
         captions = {
             "truth": f"{outcome.slide_id}: the truth map. The model says {said}.",
-            "slots": "Patches by the slot they mostly went to.",
-            "weight": "How much of what the prediction was read from came through each patch.",
+            "slots": "Each patch in the colour of its main slot.",
+            "weight": "The share of each patch in what the prediction was read from.",
             "gallery": "Most typical patches of the largest slots.",
         }
-        for name, png in drawn.items():
-            commit.write_bytes(run.out / "pictures" / f"{outcome.slide_id}_{name}.png", png, format="picture")
-            pictures.append(Picture(png, captions[name]))
+        for name, figure in drawn.items():
+            pictures.append(Picture(_write(run, f"{outcome.slide_id}_{name}", figure), captions[name]))
     return pictures
+
+
+def _write(run: DemoSettings, name: str, figure: Figure) -> bytes:
+    pixels = png(figure)
+    commit.write_bytes(run.out / "pictures" / f"{name}.png", pixels, format="picture")
+    return pixels
 
 
 def _write_page(
@@ -139,52 +146,51 @@ def _write_page(
     outcomes: list[Outcome],
     pictures: list[Picture],
 ) -> None:
-    figures, probe = found["figures"], found["difficulty"]
+    metrics, probe = found["metrics"], found["difficulty"]
     first = reports[CONTENDERS[0].name][0]
     n, patients = first["slides"]["test"], first["patients"]["test"]
-    rows = [[name, shown(row["auroc"]), shown(row.get("balanced_accuracy"))] for name, row in figures.items()]
+    rows = [[name, shown(row["auroc"]), shown(row.get("balanced_accuracy"))] for name, row in metrics.items()]
     histories = {
         c.name: pd.read_csv(run.out / "runs" / c.name / f"seed{run.recipe.seed}" / "history.csv") for c in CONTENDERS
     }
-    chart = figures_with_intervals(
-        [(name, row["auroc"]) for name, row in figures.items()], label="AUROC on held-out patients", chance=0.5
-    )
+    intervals = {name: row["auroc"] for name, row in metrics.items()}
+    chart = interval_plot(intervals, label="AUROC on held-out patients", chance=0.5)
     task = (
         f"A slide holds about {run.plan.patches} patches; {run.plan.fraction:.1%} of them are one tumour deposit. The "
-        "question is its subtype, a or b. Everything else on the slide says nothing about it."
+        "question is its subtype, a or b. The rest of the slide says nothing about it."
     )
     basis = (
-        f"{first['slides']['train']} slides to train on, {first['slides']['val']} to stop by, {n} slides of {patients} "
-        "other patients to measure on; no patient and no rendered patch serves two of the three. "
+        f"{first['slides']['train']} slides for training, {first['slides']['val']} for early stopping, {n} slides of "
+        f"{patients} other patients for testing; the three share no patient and no rendered patch. "
         f"One seed ({run.recipe.seed}); intervals resample patients. “none” keeps every patch; “ceiling” counts "
-        "patches by subtype as a linear probe of single patches sees them (balanced accuracy over 12 classes "
+        "patches by subtype as a linear probe of single patches classifies them (balanced accuracy over 12 classes "
         f"{probe['probe_all_classes']:.2f}, a2 against b2 {probe['probe_a2_b2']:.2f}); “oracle” reads the truth map."
     )
-    haste = (
-        f"Every model had {run.recipe.epochs} epochs. That is little for “none”: attention over all patches may need "
-        "more to find a needle at all (see the curves). abbe bench needle trains longer, and over several seeds."
+    length = (
+        f"Every model was trained for {run.recipe.epochs} epochs. That is short for “none”: attention over all patches "
+        "may need more to find a needle (see the curves). abbe bench needle trains longer and with several seeds."
     )
-    road = "Three slides were rendered pixel by pixel, opened with OpenSlide, cut into patches and condensed by tcssa."
+    steps = "Three slides were rendered pixel by pixel, opened with OpenSlide, cut into patches and condensed by tcssa."
     caution = (
         "Phantom slides are procedural renderings with known truth, not tissue: they show what a method keeps and "
-        "loses, not how it will do in a clinic."
+        "loses, not how it performs in a clinic."
     )
     sections = [
         Section(
             "What is compared",
-            [task, basis, haste],
+            [task, basis, length],
             ["method – tokens – pooling", "AUROC [95 %]", "balanced accuracy [95 %]"],
             rows,
-            [Picture(chart, "Figures of the table."), Picture(training_curves(histories), "How training went.")],
+            [Picture(png(chart), "AUROC of the table."), Picture(png(training_curves(histories)), "Validation loss.")],
         ),
-        Section("What was kept, on the slide", [road], pictures=pictures),
+        Section("What was kept, on the slide", [steps], pictures=pictures),
         Section(
             "Outcomes of encoding",
             columns=["slide", "outcome", "patches"],
             rows=[[o.slide_id, o.outcome, o.patches] for o in outcomes],
         ),
         Section(
-            "What it rests on",
+            "How it was made",
             [
                 f"Peak memory of the largest process: {found['peak_gib']:.2f} GiB.",
                 f"Labels table sha256 {record['labels_sha256']}; truth sha256 {record['truth_sha256']}.",
@@ -198,13 +204,13 @@ def _write_page(
 
 
 def peak_gib() -> float:
-    """Largest resident memory of this process or of any child that has ended, in GiB."""
+    """Peak resident memory of this process or of any child that has ended, in GiB."""
     kib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return kib / 2**20
 
 
 class _Clock:
-    """Seconds a step, said as they pass."""
+    """Seconds per step, printed after each."""
 
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}

@@ -1,1 +1,1 @@
-"""Pictures: what was kept, shown on the slide."""
+"""Pictures: what a model kept, drawn on the slide, and plots of what was measured."""

@@ -1,4 +1,4 @@
-"""Pictures of what a model kept of a slide, on the slide."""
+"""What a model kept of a slide, drawn on the slide."""
 
 from __future__ import annotations
 
@@ -9,31 +9,39 @@ import numpy as np
 from abbe.errors import BagError
 from abbe.slides.slide import read_regions, read_thumbnail
 from abbe.store.tokens import SlideTokens
-from abbe.view.overlay import Thumbnail, gallery_picture, gallery_rows, slot_picture, weight_picture
+from abbe.view.figure import Figure
+from abbe.view.gallery import gallery_figure, gallery_rows
+from abbe.view.overlay import slot_figure, weight_figure
+from abbe.view.painting import Thumbnail
 
 GALLERY_SIDE = 128  # pixels of a patch in the gallery
 
 
-def draw(slide: Path, tokens: SlideTokens, *, side: int = 1600) -> dict[str, bytes]:
-    """{"slots", "weight", "gallery"} → PNG; no "weight" where the pooling does not say what it read.
+def draw(slide: Path, tokens: SlideTokens, *, side: int = 1600) -> dict[str, Figure]:
+    """{"slots", "weight", "gallery"}; no "weight" if the pooling does not report it.
 
-    Raises BagError for tokens of another slide, SlideError for the slide.
+    Raises BagError for tokens of another slide, SlideError if the slide cannot be read.
     """
     thumbnail = thumbnail_for(slide, tokens, side=side)
-    rows = gallery_rows(tokens)
-    # One child process for all rows: starting one costs more than reading the patches.
-    wanted = np.concatenate([numbers for _, numbers in rows])
-    patches = read_regions(slide, tokens.coords.numpy()[wanted], tokens.patch_size_level0, side=GALLERY_SIDE)
-    images = np.split(patches, np.cumsum([len(numbers) for _, numbers in rows])[:-1])
     return {
-        "slots": slot_picture(thumbnail, tokens),
-        **({"weight": weight_picture(thumbnail, tokens)} if tokens.attended else {}),
-        "gallery": gallery_picture(tokens, rows, images),
+        "slots": slot_figure(thumbnail, tokens),
+        **({"weight": weight_figure(thumbnail, tokens)} if tokens.attended else {}),
+        "gallery": gallery(slide, tokens),
     }
 
 
+def gallery(slide: Path, tokens: SlideTokens) -> Figure:
+    """Patches of the largest tokens, read from the slide."""
+    rows = gallery_rows(tokens)
+    # One child process for all rows: starting it takes longer than reading the patches.
+    wanted = np.concatenate([numbers for _, numbers in rows])
+    patches = read_regions(slide, tokens.coords.numpy()[wanted], tokens.patch_size_level0, side=GALLERY_SIDE)
+    images = np.split(patches, np.cumsum([len(numbers) for _, numbers in rows])[:-1])
+    return gallery_figure(tokens, rows, images)
+
+
 def thumbnail_for(slide: Path, tokens: SlideTokens, *, side: int = 1600) -> Thumbnail:
-    """The slide's thumbnail, checked against the size of the slide the tokens were made from."""
+    """The slide's thumbnail. Raises BagError if its size is not that of the slide the tokens were made from."""
     pixels, downsample = read_thumbnail(slide, side=side)
     stated = tokens.about.get("level0_size")
     if stated is not None:

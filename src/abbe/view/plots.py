@@ -1,17 +1,17 @@
-"""Plots: how training went, and figures beside each other with their intervals."""
+"""Plots of training histories, and of metrics with their intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
+
+from abbe.view.figure import Figure
 
 
-def training_curves(histories: Mapping[str, pd.DataFrame]) -> bytes:
-    """PNG: validation loss of the task by epoch, a line a run. histories: columns epoch, val_task."""
+def training_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
+    """Validation loss of the task by epoch, one line per run. histories: columns epoch, val_task."""
     figure = Figure(figsize=(7, 3.4), dpi=110, layout="constrained")
     axes = figure.subplots()
     for name, history in histories.items():
@@ -20,27 +20,29 @@ def training_curves(histories: Mapping[str, pd.DataFrame]) -> bytes:
     axes.set_ylabel("validation loss (cross-entropy)")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, frameon=False)
-    return png(figure)
+    return figure
 
 
-def figures_with_intervals(rows: Sequence[tuple[str, Mapping[str, Any]]], *, label: str, chance: float | None) -> bytes:
-    """PNG: one point and 95 % interval a row. rows: (name, {value, low, high})."""
+def interval_plot(rows: Mapping[str, Mapping[str, Any]], *, label: str, chance: float | None) -> Figure:
+    """One row per metric with its 95 % interval, {"value", "low", "high"}; empty where it is not defined (None)."""
     figure = Figure(figsize=(7, 0.42 * len(rows) + 1.0), dpi=110, layout="constrained")
     axes = figure.subplots()
-    for y, (_, row) in enumerate(rows):
+    for y, row in enumerate(rows.values()):
+        if row["value"] is None or row["low"] is None:
+            continue
         spread = [[row["value"] - row["low"]], [row["high"] - row["value"]]]
         axes.errorbar(row["value"], y, xerr=spread, fmt="o", color="C0", capsize=3)
     if chance is not None:
         axes.axvline(chance, color="grey", linewidth=1, linestyle="--")
-    axes.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=8)
+    axes.set_yticks(range(len(rows)), list(rows), fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel(label)
     axes.grid(axis="x", alpha=0.3)
-    return png(figure)
+    return figure
 
 
-def evidence_curves(curves: Mapping[str, Sequence[tuple[float, Mapping[str, Any]]]], *, label: str) -> bytes:
-    """PNG: a figure against the share of evidence, a line a method with its intervals. curves: [(fraction, figure)]."""
+def evidence_curves(curves: Mapping[str, Sequence[tuple[float, Mapping[str, Any]]]], *, label: str) -> Figure:
+    """A metric with its intervals against the share of evidence, one line per method. curves: [(fraction, metric)]."""
     figure = Figure(figsize=(7.5, 4.4), dpi=110, layout="constrained")
     axes = figure.subplots()
     for number, (name, points) in enumerate(curves.items()):
@@ -57,11 +59,4 @@ def evidence_curves(curves: Mapping[str, Sequence[tuple[float, Mapping[str, Any]
     axes.set_ylabel(label)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, frameon=False)
-    return png(figure)
-
-
-def png(figure: Figure) -> bytes:
-    """The figure as PNG bytes, the same for the same figure."""
-    out = BytesIO()
-    figure.savefig(out, format="png", metadata={"Software": None})
-    return out.getvalue()
+    return figure

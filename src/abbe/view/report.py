@@ -1,4 +1,4 @@
-"""report.html: one self-contained page of tables, curves and pictures. Nothing in it is loaded from anywhere."""
+"""report.html: one self-contained page of tables and pictures, which loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from abbe.version import __version__
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG and what it shows."""
+    """A PNG and its caption."""
 
     png: bytes
     caption: str
@@ -37,7 +37,7 @@ class Section:
 
 
 def write_report(path: Path, title: str, sections: Sequence[Section], *, subtitle: str = "") -> None:
-    """Commit the page. Every text is escaped: a slide's name cannot become markup."""
+    """Commit the page. All text is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("abbe", "view"), autoescape=True, undefined=jinja2.StrictUndefined
     )

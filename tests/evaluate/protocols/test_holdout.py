@@ -252,7 +252,7 @@ def test_refusals_before_any_work(tmp_path: Path, cohort: tuple[Path, Path]) -> 
         ({"condenser_options": ("top_k=1", "top_k=2")}, ConfigError, "condenser option 'top_k' is given twice"),
         ({"condenser_options": ("gate_bias=no",)}, ConfigError, "gate_bias must be bool, got 'no'"),
         ({"condenser": "sparselearn", "condenser_options": SPARSE, "pooling": "abmil"}, InputError,
-         "know no soft weights; .* --condenser-train frozen"),
+         "ignore soft weights; .* --condenser-train frozen"),
         ({"condenser": "slim", "condenser_options": ("embed=20",)}, ConfigError, "slim: embed must be a multiple"),
     ):  # fmt: skip
         with pytest.raises(kind, match=message):

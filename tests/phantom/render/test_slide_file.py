@@ -1,4 +1,4 @@
-"""Phantom slides: OpenSlide opens them, their truth says what was rendered, and the bytes repeat."""
+"""Phantom slides: OpenSlide opens them, their truth is what was rendered, and their bytes are reproducible."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import openslide
 import pytest
 from PIL import Image
 
-from abbe.phantom.layout import Layout, needle_layout, pixel_classes
+from abbe.phantom.layout import Layout, pixel_classes
 from abbe.phantom.render import slide_file as phantom_slides
 from abbe.phantom.render.slide_file import write_phantom_slide
 from abbe.phantom.render.tissue import GLASS, TISSUE_CLASSES, render, site_stain
+from abbe.phantom.tasks import needle_layout
 from abbe.store.commit import is_done, read_sidecar
 
 STAIN = site_stain(2, 1, 0)

@@ -1,4 +1,4 @@
-"""The procedural renderer: seamless, deterministic, and its classes look as their names say."""
+"""The procedural renderer: seamless, deterministic, and classes look like their names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from abbe.phantom.render.noise import Lattice, Region, directions, fbm, turns, unit, value_noise, warped_cells
+from abbe.phantom.render.lattice import Lattice, warped_cells
+from abbe.phantom.render.noise import Region, directions, fbm, turns, unit, value_noise
 from abbe.phantom.render.tissue import GLASS, TISSUE_CLASSES, Stain, render, site_stain
 
 STAIN = Stain()

@@ -21,7 +21,7 @@ NORMAL = [name for name in TISSUE_CLASSES if not name.startswith("tumour")]
 
 
 def truth(number: int, split: str = "train", n: int = 300) -> SlideTruth:
-    """One random slide; every fifth is without tumour, every third says nothing of metastasis."""
+    """One random slide; every fifth without tumour, every third without a value for metastasis."""
     rng = np.random.default_rng(number)
     size = 0 if number % 5 == 0 else int(rng.choice([1, 3, 5, 6, 20, 21, 60]))
     deposit = size if rng.random() < 0.7 else -(-size // 2)
@@ -282,7 +282,7 @@ def test_a_truth_that_contradicts_itself_is_refused(change: dict[str, object], m
 
 
 def test_two_truths_of_one_slide_are_refused() -> None:
-    with pytest.raises(InputError, match="slide 's0001' has two truths"):
+    with pytest.raises(InputError, match="slide_id 's0001' is duplicated"):
         make_questions([truth(1), truth(1)], seed=0)
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,12 +10,37 @@ import torch
 
 from abbe import create_patch_encoder
 from abbe.errors import ConfigError
+from abbe.slides.patch_encoders.lazyslide import tensors_only
 
 
 def test_a_missing_extra_names_itself(monkeypatch):
     monkeypatch.setitem(sys.modules, "lazyslide_models", None)
     with pytest.raises(ConfigError, match=r"needs lazyslide_models.*pip install \"abbe\[lazyslide\]\""):
         create_patch_encoder("lazyslide:uni")
+
+
+class _Payload:
+    """Unpickled, it makes a folder."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.target),)
+
+
+def test_pickled_code_never_runs_whatever_a_model_asks_torch_for(tmp_path, monkeypatch):
+    torch.save(_Payload(tmp_path / "ran"), tmp_path / "weights.bin")
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    with (
+        pytest.raises(ConfigError, match=r"lazyslide:x: .*use weights saved as safetensors$") as caught,
+        tensors_only("lazyslide:x"),
+    ):
+        torch.load(tmp_path / "weights.bin", weights_only=False)
+    assert "weights_only" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()
+    assert os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] == "1"
+    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
 
 
 @pytest.fixture
@@ -50,7 +77,7 @@ def test_a_registered_model_encodes_by_its_own_transform(models):
     ("name", "said"),
     [
         ("unii", "Did you mean 'uni'"),
-        ("instanseg", "encodes no images"),
+        ("instanseg", "does not encode images"),
         ("uni", "not in the local cache"),
         ("phikon", "cannot be loaded.*hf auth login"),
         ("hibou-b", "runs code from its repository"),

@@ -12,13 +12,13 @@ from abbe.slides.patch_encoders.texture import (
     CHANNELS,
     LIMIT,
     NOISE,
-    SCALES,
     WIDTH,
     TextureEncoder,
     _channels,
     _pyramid,
     _unmix,
 )
+from abbe.slides.patch_encoders.texture_base import SCALES
 
 Patches = npt.NDArray[np.uint8]
 

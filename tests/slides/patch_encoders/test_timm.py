@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -13,23 +14,24 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from timm.data import create_transform, resolve_model_data_config
 from timm.models import save_for_hf
 
 from abbe import create_patch_encoder
 from abbe.errors import ConfigError, InputError
 from abbe.slides.patch_encoders.timm import TimmEncoder
-from abbe.slides.patch_encoders.timm_models import CLASS_AND_MEAN, SPECIAL, Special, special
+from abbe.slides.patch_encoders.timm_models import CLASS_AND_MEAN, MODEL_CARDS, ModelCard, model_card
 
 PATCHES = np.random.default_rng(0).integers(0, 256, (4, 40, 40, 3), dtype=np.uint8)
 SHAPE = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
 
 
-def saved(folder: Path, *, seed: int = 0, arguments: dict | None = None, **data: object) -> Path:
+def saved(folder: Path, *, seed: int = 0, arguments: dict | None = None, classes: int = 3, **data: object) -> Path:
     """A small vision transformer with random weights, written as timm writes models for the hub."""
     torch.manual_seed(seed)
     arguments = {**SHAPE, **(arguments or {})}
-    model = timm.create_model("vit_tiny_patch16_224", num_classes=3, **arguments)
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=classes, **arguments)
     config = {"input_size": [3, 32, 32], "crop_pct": 0.9, "interpolation": "bicubic", **data}
     save_for_hf(model, str(folder), model_config=None, model_args=arguments, safe_serialization=True)
     path = folder / "config.json"
@@ -88,7 +90,7 @@ def test_normalisation_and_weights_are_the_models_own_and_make_the_version(tmp_p
 def test_class_token_and_mean_of_patch_tokens_leave_registers_out(tmp_path, monkeypatch):
     folder = saved(tmp_path / "m", arguments={"reg_tokens": 4})
     plain = opened(folder, device="cpu")
-    monkeypatch.setattr("abbe.slides.patch_encoders.timm.special", lambda _: Special(pool=CLASS_AND_MEAN))
+    monkeypatch.setattr("abbe.slides.patch_encoders.timm.model_card", lambda _: ModelCard(pool=CLASS_AND_MEAN))
     encode = opened(folder, device="cpu")
     assert encode.width == 48
     assert encode.version != plain.version
@@ -97,7 +99,7 @@ def test_class_token_and_mean_of_patch_tokens_leave_registers_out(tmp_path, monk
     model = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0).eval()
     with torch.inference_mode():
         tokens = model.forward_features(
-            encode._normalise(encode._geometry(torch.tensor(PATCHES).permute(0, 3, 1, 2)) / 255)
+            encode._normalise(encode._resize(torch.tensor(PATCHES).permute(0, 3, 1, 2)) / 255)
         )
     np.testing.assert_allclose(rows[:, 24:], tokens[:, 5:].mean(1).numpy(), atol=1e-5)
 
@@ -112,41 +114,83 @@ def test_a_convolutional_model_with_batch_statistics_is_taken(tmp_path):
 
 
 def test_a_model_that_gives_no_single_row_a_patch_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"shape \(1, 17, 24\), not one row a patch"):
+    with pytest.raises(ConfigError, match=r"shape \(1, 17, 24\); it must be one row per patch"):
         opened(saved(tmp_path / "m", arguments={"global_pool": ""}), device="cpu")
 
 
-def test_a_special_model_is_known_in_any_case_and_revision():
-    assert special("hf-hub:MahmoodLab/UNI@main").arguments["init_values"] == 1e-5
-    assert special("hf_hub:paige-ai/Virchow2").pool == CLASS_AND_MEAN
-    assert special("vit_small_patch16_224") == Special()
-    for known in SPECIAL.values():
-        assert not any(isinstance(value, str) for value in known.options().values())
+def test_a_card_is_found_in_any_case_and_revision():
+    assert model_card("hf-hub:MahmoodLab/UNI@main").arguments["init_values"] == 1e-5
+    assert model_card("hf_hub:paige-ai/Virchow2").pool == CLASS_AND_MEAN
+    assert model_card("vit_small_patch16_224") == ModelCard()
+    for card in MODEL_CARDS.values():
+        assert not any(isinstance(value, str) for value in card.options().values())
 
 
 def test_uni2_and_virchow_have_the_architecture_of_their_cards():
     """The arguments build, on the meta device (no memory), models of the published size."""
     with torch.device("meta"):
-        uni2 = timm.create_model("vit_giant_patch14_224", num_classes=0, **SPECIAL["mahmoodlab/uni2-h"].options())
+        uni2 = timm.create_model("vit_giant_patch14_224", **MODEL_CARDS["mahmoodlab/uni2-h"].options())
     assert uni2.num_features == 1536
     assert round(sum(p.numel() for p in uni2.parameters()) / 1e6) == 681
 
 
-def test_weights_that_do_not_fit_the_model_are_refused(tmp_path):
-    """LayerScale weights that the model has no place for: timm only logs them."""
-    folder = saved(tmp_path / "m", arguments={"init_values": 1e-5})
+@pytest.mark.parametrize("classes", [0, 3])
+@pytest.mark.parametrize("missing", [True, False])
+def test_weights_that_do_not_fit_the_model_are_refused(tmp_path, classes, missing):
+    """LayerScale weights that the model has no place for, or lacks, with and without a classifier: none is dropped."""
+    folder = saved(tmp_path / "m", arguments={} if missing else {"init_values": 1e-5}, classes=classes)
     written = json.loads((folder / "config.json").read_text())
-    del written["model_args"]["init_values"]
+    if missing:
+        written["model_args"]["init_values"] = 1e-5
+    else:
+        del written["model_args"]["init_values"]
     (folder / "config.json").write_text(json.dumps(written))
-    with pytest.raises(ConfigError, match=r"do not fit.*ls1\.gamma"):
+    with pytest.raises(ConfigError, match=rf"{'Missing' if missing else 'Unexpected'} key.*blocks\.0\.ls1\.gamma"):
         opened(folder, device="cpu")
+
+
+def test_weights_without_the_classifier_of_the_config_are_refused_by_key(tmp_path):
+    folder = saved(tmp_path / "m", classes=0)
+    written = json.loads((folder / "config.json").read_text())
+    written["num_classes"] = written["model_args"]["num_classes"] = 5
+    (folder / "config.json").write_text(json.dumps(written))
+    with pytest.raises(ConfigError, match=r"Missing key.*head\.weight.*config\.json .*num_classes"):
+        opened(folder, device="cpu")
+
+
+def test_weights_are_checked_where_arguments_and_config_name_other_numbers_of_classes(tmp_path):
+    """timm then checks nothing by itself."""
+    folder = saved(tmp_path / "m", classes=0)
+    expected = opened(folder, device="cpu")
+    written = json.loads((folder / "config.json").read_text())
+    written["num_classes"] = 5
+    written["model_args"]["num_classes"] = 0
+    (folder / "config.json").write_text(json.dumps(written))
+    np.testing.assert_array_equal(opened(folder, device="cpu")(PATCHES), expected(PATCHES))
+    written["model_args"]["init_values"] = 1e-5
+    (folder / "config.json").write_text(json.dumps(written))
+    with pytest.raises(ConfigError, match=r"Missing key.*blocks\.0\.ls1\.gamma"):
+        opened(folder, device="cpu")
+
+
+def test_the_pooling_of_the_config_stays_when_the_classifier_goes(tmp_path):
+    """timm's reset_classifier would set this one back to the average."""
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", num_classes=5, global_pool="catavgmax")
+    save_for_hf(model, str(tmp_path / "m"), model_args={"global_pool": "catavgmax"}, safe_serialization=True)
+    expected = timm.create_model(f"local-dir:{tmp_path / 'm'}", pretrained=True, num_classes=0).eval()
+    encode = opened(tmp_path / "m", device="cpu")
+    assert encode.width == 2 * model.num_features
+    images = encode._normalise(encode._resize(torch.tensor(PATCHES).permute(0, 3, 1, 2)) / 255)
+    with torch.inference_mode():
+        np.testing.assert_allclose(encode(PATCHES), expected(images).numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("model", "said"),
     [
         ("vit_smal_patch16_224", "no model 'vit_smal_patch16_224'. Did you mean 'vit_small_patch16_224'"),
-        ("MahmoodLab/UNI", r"timm\.list_models\(\) names all; a hub model is hf-hub:OWNER/NAME$"),
+        ("MahmoodLab/UNI", r"timm\.list_models\(\) lists all; on the hub: hf-hub:OWNER/NAME$"),
         (
             "local-dir:/nowhere",
             "timm:local-dir:/nowhere: no such folder; give one with config.json and model.safetensors",
@@ -185,29 +229,70 @@ def test_a_folder_with_pickled_weights_is_refused_before_timm_sees_it(tmp_path, 
     assert not (tmp_path / "ran").exists()
 
 
-def test_pickled_code_never_runs_whatever_timm_asks_torch_for(tmp_path, monkeypatch):
-    weights = tmp_path / "pytorch_model.bin"
-    torch.save(_Payload(tmp_path / "ran"), weights)
+def publish(repository: str, files: Path, cache: Path) -> None:
+    """Put the files into the local cache of the hub as the main branch of a repository."""
+    folder, commit = cache / f"models--{repository.replace('/', '--')}", "0" * 40
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text(commit)
+    shutil.copytree(files, folder / "snapshots" / commit)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize("form", ["safetensors", "pickle"])
+def test_a_repository_of_the_hub_and_a_model_of_timm_give_what_the_folder_gives(form, tmp_path, cache):
+    expected = opened(saved(tmp_path / "m"), device="cpu")
+    if form == "pickle":
+        weights = load_file(tmp_path / "m" / "model.safetensors")
+        torch.save(weights, tmp_path / "m" / "pytorch_model.bin")
+        (tmp_path / "m" / "model.safetensors").unlink()
+    publish("someone/something", tmp_path / "m", cache)
+    encode = create_patch_encoder("timm:hf-hub:someone/something@main", device="cpu")
+    assert encode.version == expected.version
+    np.testing.assert_array_equal(encode(PATCHES), expected(PATCHES))
+
+    model = timm.create_model("test_vit", num_classes=1000)
+    save_for_hf(model, str(tmp_path / "timm"), safe_serialization=form == "safetensors")
+    publish("timm/test_vit.r160_in1k", tmp_path / "timm", cache)
+    encode = create_patch_encoder("timm:test_vit", device="cpu")
+    images = encode._normalise(encode._resize(torch.tensor(PATCHES).permute(0, 3, 1, 2)) / 255)
+    model.reset_classifier(0)
+    with torch.inference_mode():
+        np.testing.assert_allclose(encode(PATCHES), model.eval()(images).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("model", ["hf-hub:someone/something", "test_vit"])
+def test_pickled_code_never_runs_even_where_the_environment_allows_it(model, tmp_path, cache, monkeypatch):
+    folder = saved(tmp_path / "m")
+    (folder / "model.safetensors").unlink()
+    torch.save(_Payload(tmp_path / "ran"), folder / "pytorch_model.bin")
+    publish("someone/something", folder, cache)
+    publish("timm/test_vit.r160_in1k", folder, cache)
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    monkeypatch.setattr(timm, "create_model", lambda *_, **__: torch.load(weights, weights_only=False))
-    with pytest.raises(ConfigError, match=r"use weights saved as safetensors$") as caught:
-        create_patch_encoder("timm:hf-hub:someone/something", device="cpu")
-    assert "weights_only" not in str(caught.value)
+    with pytest.raises(ConfigError, match=rf"timm:{model}: .*pickle .*use weights saved as safetensors$"):
+        create_patch_encoder(f"timm:{model}", device="cpu")
     assert not (tmp_path / "ran").exists()
-    assert os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] == "1"
-    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
+    torch.load(folder / "pytorch_model.bin", weights_only=False)
+    assert (tmp_path / "ran").exists()  # the payload works
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", r"config\.json: not JSON"),
+        ("{", r"config\.json: cannot be read as JSON"),
         ("{}", r"config\.json: architecture is None; it must be a model of timm"),
         ("[]", r"config\.json: architecture is None"),
         ('{"architecture": "vit_tiny_patch16_225"}', "architecture is 'vit_tiny_patch16_225'.*Did you mean"),
         ('{"architecture": "resnet18", "model_args": 3}', "model_args is 3; it must be an object"),
-        ('{"architecture": "resnet18"}', "config.json .architecture, .* and model.safetensors must be of one model"),
-        ('{"architecture": "swin_tiny_patch4_window7_224"}', "must be of one model"),
+        (
+            '{"architecture": "resnet18"}',
+            "config.json .architecture, .* and model.safetensors must describe the same model",
+        ),
+        ('{"architecture": "swin_tiny_patch4_window7_224"}', "must describe the same model"),
     ],
 )
 def test_a_config_that_fits_no_model_or_not_the_weights_is_refused(text, said, tmp_path):
@@ -223,7 +308,9 @@ def test_torn_weights_and_a_transform_that_cannot_be_are_refused(tmp_path):
         opened(folder, device="cpu")
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
-    with pytest.raises(ConfigError, match=r"model\.safetensors: torn, or not safetensors .*; copy or save it again"):
+    with pytest.raises(
+        ConfigError, match=r"model\.safetensors: not safetensors, or cut short .*; copy or save it again"
+    ):
         opened(folder, device="cpu")
 
 
@@ -234,7 +321,7 @@ def test_wrong_patches_devices_and_precisions_are_refused(tmp_path):
         encode(PATCHES.astype(np.float32))  # type: ignore[arg-type]
     for options, said in (
         ({"device": "tpu"}, "--device is 'tpu'"),
-        ({"device": "cuda:99"}, "CUDA devices are there"),
+        ({"device": "cuda:99"}, "CUDA devices are available"),
         ({"device": "cpu", "precision": "float61"}, "Did you mean 'float16'"),
         ({"device": "cpu", "precision": "float16"}, "on a CPU"),
     ):

@@ -134,27 +134,25 @@ def test_wishes_that_cannot_be_met(tmp_path: Path, cohort: tuple[Path, Path], tr
         assert not (tmp_path / "run").exists()
 
     init = {"condenser_init": str(trained)}
-    refused(ConfigError, r"--condenser-train frozen: .* say with --condenser-init which", condenser_train="frozen")
+    refused(ConfigError, r"--condenser-train frozen needs --condenser-init", condenser_train="frozen")
     refused(
         ConfigError, "its condenser is 'tcssa', not 'attention'; give --condenser tcssa", condenser="attention", **init
     )
-    refused(CheckpointError, r"'tokens': 4.* do not fit one with .*'tokens': 8.*same tokens", tokens=8, **init)
+    refused(CheckpointError, r"'tokens': 4.* do not fit the options .*'tokens': 8.*same tokens", tokens=8, **init)
     refused(CheckpointError, "do not fit", condenser_options=("hidden=9",), **init)
-    refused(
-        ConfigError, "brought to one scale, which comes with it; leave --no-standardize out", standardize=False, **init
-    )
-    refused(CheckpointError, "a model's name is empty", condenser_init="")
-    refused(CheckpointError, r"run: a run, not a model; the model is .*run/model", condenser_init=str(trained.parent))
-    refused(CheckpointError, "neither a folder here nor a model the hub would give", condenser_init="no/such")
+    refused(ConfigError, "trained on standardised features; remove --no-standardize", standardize=False, **init)
+    refused(CheckpointError, "the model name is empty", condenser_init="")
+    refused(CheckpointError, r"run: this is a run; its model is .*run/model", condenser_init=str(trained.parent))
+    refused(CheckpointError, "not a folder, and cannot be downloaded from the hub", condenser_init="no/such")
     config = trained / "config.json"
     stranger = tmp_path / "stranger"
     stranger.mkdir()
     (stranger / "model.safetensors").write_bytes((trained / "model.safetensors").read_bytes())
     (stranger / "config.json").write_text(config.read_text().replace('"encoder": "test"', '"encoder": "conch_v15"'))
-    refused(ConfigError, "made for features of conch_v15, these are of test", condenser_init=str(stranger))
+    refused(ConfigError, "trained on features of conch_v15, these are of test", condenser_init=str(stranger))
     other = write_cohort(tmp_path / "wide", dim=12)
     refused_on = run_in(tmp_path / "run", other, **init)
-    with pytest.raises(ConfigError, match="made for features 8 wide, these are 12 wide"):
+    with pytest.raises(ConfigError, match="trained on features of width 8, these have 12"):
         train(refused_on)
 
 

@@ -1,6 +1,6 @@
-"""What every tissue is drawn with: a view of the world, nuclei on a lattice, and layers laid over each other.
+"""What every tissue is drawn with: views, nuclei on a lattice, and blending.
 
-A layer is a function from a :class:`View` to two densities, haematoxylin and eosin, over the view's core.
+A layer is the pair of densities, haematoxylin and eosin, that a tissue has over the core of a :class:`View`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from abbe.phantom.render.noise import F32, Index, Lattice, Region, key, step, value_noise
+from abbe.phantom.render.lattice import Lattice
+from abbe.phantom.render.noise import F32, Index, Region, key, step, value_noise
 from abbe.phantom.render.stain import Stain
 
 _ANGLES = np.arange(256) * (math.pi / 256)
@@ -23,7 +24,7 @@ Layer = tuple[F32, F32]  # haematoxylin and eosin densities
 
 @dataclass(frozen=True)
 class View:
-    """What a layer is asked for: ``core``, the pixels wanted; ``wide``, those whose fields decide about nuclei."""
+    """What to paint. core: the pixels wanted.  wide: core with a margin, for fields that nuclei outside depend on."""
 
     core: Region
     wide: Region
@@ -34,7 +35,7 @@ class View:
         return key(self.salt, *salts)
 
     def inner(self, field: F32) -> F32:
-        """A field over ``wide`` cut to ``core``."""
+        """A field over ``wide``, cut to ``core``."""
         cut = self.core.x0 - self.wide.x0
         return field[cut:-cut, cut:-cut]
 
@@ -44,21 +45,16 @@ class View:
 
 @dataclass(frozen=True)
 class Nuclei:
-    """Drawn nuclei: ``cover`` 0 to 1, ``radius`` the relative distance from the middle, ``who`` the object shown."""
+    """Drawn nuclei, by pixel. cover: 0 to 1.  radius: relative distance from the centre.  who: number of the object."""
 
-    lattice: Lattice
     cover: F32
     radius: F32
     who: Index
 
-    def each(self, values: F32) -> F32:
-        """A value per object, painted over that object's pixels."""
-        return values.ravel()[self.who]
-
     def ink(self, dark: F32, chromatin: F32 | float, rim: float) -> F32:
-        """Haematoxylin density: darkness per object, clumps of chromatin, a darker membrane."""
+        """Haematoxylin density. dark: per object.  chromatin: texture.  rim: contrast of the darker membrane."""
         edge = step(self.radius, 0.8, 0.4)
-        return self.cover * self.each(dark) * np.maximum(1 - np.float32(rim) * (1 - edge) + chromatin, np.float32(0.15))
+        return self.cover * dark.ravel()[self.who] * np.maximum(1 - rim * (1 - edge) + chromatin, 0.15)
 
 
 def draw(
@@ -71,33 +67,33 @@ def draw(
     ragged: float = 0.12,
     soft: float = 1.6,
 ) -> Nuclei:
-    """Rasterise a lattice of elliptic nuclei with slightly uneven outlines; ``soft``: width of the edge in pixels."""
+    """Draw a lattice of elliptic nuclei with slightly uneven outlines. soft: width of the edge in pixels."""
     q, who = lattice.ellipses(a, b, line[0], line[1], present)
     radius = np.sqrt(q)
-    radius *= 1 + np.float32(ragged) * value_noise(view.core, 7, key(view.salt, 901, lattice.cell))
+    radius *= 1 + ragged * value_noise(view.core, 7, key(view.salt, 901, lattice.cell))
     size = np.minimum(a, b).ravel()[who]
-    cover = np.clip((1 - radius) * size * np.float32(1 / soft) + np.float32(0.5), 0, 1)
-    return Nuclei(lattice, cover, radius, who)
+    cover = np.clip((1 - radius) * size * np.float32(1 / soft) + 0.5, 0, 1)
+    return Nuclei(cover, radius, who)
 
 
-def anywhere(lattice: Lattice, channel: int = 12) -> tuple[F32, F32]:
+def random_directions(lattice: Lattice) -> tuple[F32, F32]:
     """A random direction for every object."""
-    angle = (lattice.u(channel) * np.float32(256)).astype(np.intp)
+    angle = (lattice.u(12) * 256).astype(np.intp)
     return _COMPASS[0][angle], _COMPASS[1][angle]
 
 
 def round_cells(view: View, cell: int, salt: int, chance: float | F32, radius: float, dark: float) -> F32:
-    """Ink of small round dark nuclei (lymphocytes), ``chance`` of each site of the lattice being taken."""
+    """Haematoxylin of small round dark nuclei (lymphocytes). chance: probability of one at each site."""
     lattice = Lattice.over(view.core, cell, view.key(salt), 0.42)
-    a = np.float32(radius) * (1 + np.float32(0.12) * lattice.bell(4))
-    b = a * (1 - np.float32(0.25) * lattice.u(6))
-    nuclei = draw(view, lattice, a, b, anywhere(lattice), lattice.u(7) < chance, ragged=0.08)
-    shade = np.float32(dark) * (1 + np.float32(0.14) * lattice.bell(8))
-    return nuclei.ink(shade, np.float32(0.16 * view.stain.grain) * view.noise(3, salt + 1), 0.12)
+    a = radius * (1 + 0.12 * lattice.bell(4))
+    b = a * (1 - 0.25 * lattice.u(6))
+    nuclei = draw(view, lattice, a, b, random_directions(lattice), lattice.u(7) < chance, ragged=0.08)
+    shade = dark * (1 + 0.14 * lattice.bell(8))
+    return nuclei.ink(shade, 0.16 * view.stain.grain * view.noise(3, salt + 1), 0.12)
 
 
 def blend(under: Layer, share: F32, over: Callable[[View], Layer], view: View) -> Layer:
-    """``over`` laid on ``under`` by ``share``, 0 to 1; not computed where no pixel has any (the result is the same)."""
+    """Mix ``over`` into ``under`` by ``share``, 0 to 1. ``over`` is not painted if the share is 0 everywhere."""
     if not share.any():
         return under
     h, e = over(view)

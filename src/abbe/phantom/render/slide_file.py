@@ -1,7 +1,7 @@
-"""Whole phantom slides: a layout becomes a pyramidal TIFF that OpenSlide opens, and its truth beside it.
+"""Whole phantom slides: a layout becomes a pyramidal TIFF that OpenSlide opens, with its truth beside it.
 
-A slide is rendered tile by tile, and of any level only one row of tiles is ever held: as a row passes, it leaves its
-part of the next level in a scratch file, from which that level is made in the same way.
+A slide is rendered tile by tile, with one row of tiles of one level in memory at a time: each row is reduced into a
+scratch file, from which the next level is written in the same way.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from abbe.store.commit import commit, write_json
 TILE = 512
 QUALITY = 85
 MIN_LEVELS = 3
-_SMALLEST = 512  # pixels: levels are added until the longer side is at most this
+_SMALLEST = 512  # pixels; levels are added until the longer side is at most this
 _PIXELS_PER_CM = round(10_000 / MPP)
 
 Pixels = NDArray[np.uint8]
@@ -44,9 +44,9 @@ def write_phantom_slide(
 ) -> Path:
     """Write ``slides/<slide_id>.tiff`` and ``truth/<slide_id>.png`` and ``.json``; return the slide's path.
 
-    The slide has tiles of 512 pixels in JPEG, 0.5 microns a pixel, and levels ``factor`` (2 or 4) apart, at least
-    three. The PNG holds for every patch the class most of its pixels have (``GLASS`` included); the JSON says what the
-    numbers mean. Same arguments, same bytes. Raises InputError for a bad slide id, factor, or a raster too small.
+    The slide has JPEG tiles of 512 pixels, 0.5 microns per pixel, and at least three levels ``factor`` (2 or 4) apart.
+    The PNG holds the class of most pixels of every patch (``GLASS`` included); the JSON names the classes. Same
+    arguments, same bytes. Raises InputError for a bad slide id, factor, or a raster too small.
     """
     folder = Path(folder)
     if not slide_id or Path(slide_id).name != slide_id or slide_id.startswith("."):
@@ -59,22 +59,22 @@ def write_phantom_slide(
         raise InputError(f"write_phantom_slide: {width} x {height} pixels are too few for {MIN_LEVELS} levels")
     path = folder / "slides" / f"{slide_id}.tiff"
     shapes = _shapes(height, width, factor)
+    votes = np.zeros((rows, columns, len(TISSUE_CLASSES) + 1), np.int32)  # the last bin is glass
     with (
         commit(path, format="phantom-slide", version=1) as temporary,
         tifffile.TiffWriter(temporary, bigtiff=height * width > 2**32) as tiff,
         ExitStack() as scratch,
     ):
         files = [scratch.enter_context(tempfile.TemporaryFile(dir=path.parent)) for _ in shapes[1:]]
-        levels = [_Rows(file, shape) for file, shape in zip(files, shapes[1:], strict=True)]
-        painter = _Painter(layout, stain, seed, patch_size, factor, levels[0])
-        _write_level(tiff, painter.tiles(), (height, width, 3), scale=1)
-        for number, level in enumerate(levels):
-            below = levels[number + 1] if number + 1 < len(levels) else None
-            _write_level(tiff, _cut(level, factor, below), (*level.shape, 3), scale=factor ** (number + 1))
-    truth = painter.truth()
+        levels = [_ScratchImage(file, shape) for file, shape in zip(files, shapes[1:], strict=True)]
+        tiles = _render_tiles(layout, stain, seed, patch_size, factor, levels[0], votes)
+        _write_level(tiff, tiles, (height, width, 3), scale=1)
+        for number, (level, below) in enumerate(zip(levels, [*levels[1:], None], strict=True), 1):
+            _write_level(tiff, _tiles(level, factor, below), (*level.shape, 3), scale=factor**number)
+    winner = votes.argmax(2)
+    truth = np.where(winner == len(TISSUE_CLASSES), GLASS, winner).astype(np.uint8)
     with commit(folder / "truth" / f"{slide_id}.png", format="abbe-truth-map", version=1) as temporary:
         Image.fromarray(truth).save(temporary)
-    values, counts = np.unique(truth[truth != GLASS], return_counts=True)
     record = {
         "format": "abbe-truth",
         "version": 1,
@@ -84,7 +84,7 @@ def write_phantom_slide(
         "patch_size": patch_size,
         "mpp": MPP,
         "shape": [rows, columns],
-        "counts": {TISSUE_CLASSES[value]: count for value, count in zip(values.tolist(), counts.tolist(), strict=True)},
+        "counts": {TISSUE_CLASSES[cls]: count for cls, count in Layout(truth).counts.items()},
         "seed": seed,
         "stain": asdict(stain),
     }
@@ -100,21 +100,21 @@ def _shapes(height: int, width: int, factor: int) -> list[tuple[int, int]]:
     return shapes
 
 
-class _Rows:
-    """An image of one level in a scratch file: rows are added at its end, and read back a row of tiles at a time."""
+class _ScratchImage:
+    """One level in a scratch file: rows are appended, and read back one row of tiles at a time."""
 
     def __init__(self, file: IO[bytes], shape: tuple[int, int]) -> None:
         self.shape = shape
         self._file, self._filled = file, 0
 
     def add(self, rows: Pixels) -> None:
-        """Append rows, uint8 ``[n, width or more, 3]``; those past the image's height are left out."""
+        """Append rows, uint8 ``[n, width or more, 3]``, without what exceeds the image."""
         kept = rows[: self.shape[0] - self._filled, : self.shape[1]]
         self._file.write(np.ascontiguousarray(kept).data)
         self._filled += len(kept)
 
     def strips(self) -> Iterator[Pixels]:
-        """The image from above, up to ``TILE`` rows at a time."""
+        """The image from the top, up to ``TILE`` rows at a time."""
         self._file.seek(0)
         width = self.shape[1]
         for y in range(0, self.shape[0], TILE):
@@ -123,48 +123,44 @@ class _Rows:
             yield np.frombuffer(data, np.uint8).reshape(count, width, 3)
 
 
-class _Painter:
-    """Renders level 0 as a stream of tiles and keeps what else is wanted of it: the next level and the truth."""
+def _render_tiles(
+    layout: Layout,
+    stain: Stain,
+    seed: int,
+    patch_size: int,
+    factor: int,
+    below: _ScratchImage,
+    votes: NDArray[np.int32],
+) -> Iterator[Pixels]:
+    """Tiles of level 0 in raster order; those at the right and lower border exceed the slide.
 
-    def __init__(self, layout: Layout, stain: Stain, seed: int, patch_size: int, factor: int, below: _Rows) -> None:
-        self.layout, self.stain, self.seed = layout, stain, seed
-        self.patch_size, self.factor, self.below = patch_size, factor, below
-        rows, columns = layout.shape
-        self.height, self.width = rows * patch_size, columns * patch_size
-        self._votes = np.zeros((rows, columns, len(TISSUE_CLASSES) + 1), np.int32)  # glass is the last column
+    Fills the next level ``below``, and counts the pixels of each class of each patch in ``votes``.
+    """
+    height, width = layout.shape[0] * patch_size, layout.shape[1] * patch_size
+    for y in range(0, height, TILE):
+        strip = []
+        for x in range(0, width, TILE):
+            classes = pixel_classes(layout, x, y, TILE, TILE, patch_size, seed)
+            _count(votes, classes[: height - y, : width - x], x, y, patch_size)
+            strip.append(render(x, y, TILE, TILE, classes, stain=stain, seed=seed))
+        below.add(_reduced(np.concatenate(strip, axis=1), factor))
+        yield from strip
 
-    def tiles(self) -> Iterator[Pixels]:
-        """Tiles of level 0 in raster order; those at the right and lower border run over it."""
-        for y in range(0, self.height, TILE):
-            strip = []
-            for x in range(0, self.width, TILE):
-                classes = pixel_classes(self.layout, x, y, TILE, TILE, self.patch_size, self.seed)
-                self._vote(classes[: self.height - y, : self.width - x], x, y)
-                strip.append(render(x, y, TILE, TILE, classes, stain=self.stain, seed=self.seed))
-            self.below.add(_reduced(np.concatenate(strip, axis=1), self.factor))
-            yield from strip
 
-    def _vote(self, classes: Pixels, x: int, y: int) -> None:
-        """Count the classes of a piece's pixels for the patches it covers."""
-        size, kinds = self.patch_size, self._votes.shape[2]
-        top, left = y // size, x // size
-        rows = (np.arange(y, y + classes.shape[0]) // size - top)[:, None]
-        columns = (np.arange(x, x + classes.shape[1]) // size - left)[None, :]
-        down, across = int(rows[-1, 0]) + 1, int(columns[0, -1]) + 1
-        votes = np.bincount(
-            ((rows * across + columns) * kinds + np.minimum(classes, kinds - 1)).ravel(),
-            minlength=down * across * kinds,
-        )
-        self._votes[top : top + down, left : left + across] += votes.reshape(down, across, kinds).astype(np.int32)
-
-    def truth(self) -> Pixels:
-        """The majority class of every patch, uint8 ``[rows, cols]``."""
-        winner = self._votes.argmax(2)
-        return np.where(winner == len(TISSUE_CLASSES), GLASS, winner).astype(np.uint8)
+def _count(votes: NDArray[np.int32], classes: Pixels, x: int, y: int, patch_size: int) -> None:
+    """Add the classes of a tile's pixels to the votes ``[rows, cols, bins]`` of the patches it covers."""
+    bins = votes.shape[2]
+    top, left = y // patch_size, x // patch_size
+    rows = (np.arange(y, y + classes.shape[0]) // patch_size - top)[:, None]
+    columns = (np.arange(x, x + classes.shape[1]) // patch_size - left)[None, :]
+    down, across = int(rows[-1, 0]) + 1, int(columns[0, -1]) + 1
+    cells = (rows * across + columns) * bins + np.minimum(classes, bins - 1)
+    counts = np.bincount(cells.ravel(), minlength=down * across * bins).reshape(down, across, bins)
+    votes[top : top + down, left : left + across] += counts.astype(np.int32)
 
 
 def _reduced(image: Pixels, factor: int) -> Pixels:
-    """Means over blocks of ``factor`` pixels, rounded; what does not fill a block is left out."""
+    """Rounded means over blocks of ``factor`` x ``factor`` pixels; incomplete blocks are dropped."""
     height, width = (max(1, side // factor) for side in image.shape[:2])
     blocks = image[: height * factor, : width * factor].astype(np.uint16)
     down = blocks.reshape(height, -1, *blocks.shape[1:]).sum(1, dtype=np.uint16)
@@ -173,8 +169,8 @@ def _reduced(image: Pixels, factor: int) -> Pixels:
     return ((total + area // 2) // area).astype(np.uint8)
 
 
-def _cut(level: _Rows, factor: int, below: _Rows | None) -> Iterator[Pixels]:
-    """Full tiles of a level in raster order, the border ones filled up with their last row and column."""
+def _tiles(level: _ScratchImage, factor: int, below: _ScratchImage | None) -> Iterator[Pixels]:
+    """Full tiles of a level in raster order, padded at the border by repeating the last row and column."""
     for strip in level.strips():
         if below is not None:
             below.add(_reduced(strip, factor))
@@ -185,13 +181,13 @@ def _cut(level: _Rows, factor: int, below: _Rows | None) -> Iterator[Pixels]:
 
 
 def _write_level(tiff: tifffile.TiffWriter, tiles: Iterator[Pixels], shape: tuple[int, ...], *, scale: int) -> None:
-    """One level as a page of its own, the form of pyramid OpenSlide's generic TIFF reader takes."""
+    """Write one level as a page of its own, the form of pyramid that OpenSlide's generic TIFF reader expects."""
     tiff.write(
         tiles,
         shape=shape,
         dtype=np.uint8,
         tile=(TILE, TILE),
-        photometric="rgb",  # of what is given; JPEG stores YCbCr, and the page says so
+        photometric="rgb",  # of the input; the page states that JPEG stores YCbCr
         compression="jpeg",
         compressionargs={"level": QUALITY},
         subsampling=(2, 2),
@@ -201,5 +197,5 @@ def _write_level(tiff: tifffile.TiffWriter, tiles: Iterator[Pixels], shape: tupl
         software="abbe",
         description="Abbe phantom slide" if scale == 1 else None,
         metadata=None,
-        maxworkers=1,  # the order of tiles, and so the bytes, must not depend on threads
+        maxworkers=1,  # threads would change the order of tiles, and so the bytes
     )

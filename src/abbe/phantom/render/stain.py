@@ -1,4 +1,4 @@
-"""Stains: how a laboratory and its scanner show tissue, and what sets sites apart."""
+"""Stains: how a laboratory and its scanner show tissue, and how sites differ."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from abbe.errors import InputError
 class Stain:
     """How a laboratory and its scanner show tissue.
 
-    ``haematoxylin, eosin``: unit optical density vectors (R, G, B); ``strengths``: their multipliers;
-    ``background``: RGB of bare glass; ``blur``: sigma in pixels; ``noise``: sd of the sensor in grey levels;
-    ``density``: multiplier of nucleus counts; ``grain``: multiplier of chromatin and cytoplasm texture.
+    haematoxylin, eosin: unit optical density vectors (R, G, B).  strengths: their multipliers.  background: RGB of
+    bare glass.  blur: sigma in pixels.  noise: sd of the sensor in grey levels.  density: multiplier of nucleus counts.
+    grain: multiplier of chromatin and cytoplasm texture.
     """
 
     haematoxylin: tuple[float, float, float] = (0.61, 0.72, 0.33)
@@ -34,9 +34,9 @@ def _unit_vector(vector: np.ndarray) -> tuple[float, float, float]:
 
 
 def site_stain(site: int, setting: int, seed: int) -> Stain:
-    """The stain of a site in one of its three settings: the site moves hue and texture, the setting the strengths.
+    """The stain of a site in one of its three settings. Hue and texture depend on the site, strengths on both.
 
-    Raises InputError when ``site`` is negative or ``setting`` is not 0, 1 or 2.
+    Raises InputError if ``site`` is negative or ``setting`` is not 0, 1 or 2.
     """
     if site < 0:
         raise InputError(f"site_stain: site must be at least 0, got {site}")

@@ -1,71 +1,47 @@
-"""Procedural H&E: a tissue class, a place and a seed give pixels at 0.5 microns a pixel.
+"""Procedural H&E: a tissue class, a place and a seed give pixels at 0.5 microns per pixel.
 
-Each class is a layer of two densities, haematoxylin and eosin, and the pixels follow from Beer and Lambert:
-``RGB = background * 10 ** -(H * vector_H + E * vector_E)``. Layers are functions of world coordinates
-(:mod:`abbe.phantom.render.noise`), so tiles meet without a seam, bit for bit. Where a map of several classes is
-rendered, each pixel shows its own class's layer.
-
-The layers of normal tissue are in :mod:`abbe.phantom.render.normal`, those of the tumours in
-:mod:`abbe.phantom.render.carcinoma`.
+Each class is a layer of two densities, haematoxylin and eosin (:mod:`abbe.phantom.render.normal`,
+:mod:`abbe.phantom.render.carcinoma`). Pixels follow from the Beer-Lambert law:
+``RGB = background * 10 ** -(H * vector_H + E * vector_E)``. Layers are functions of world coordinates, so tiles meet
+without a seam, bit for bit. In a map of several classes each pixel shows the layer of its own class.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from abbe.errors import InputError
-from abbe.phantom.render import normal
 from abbe.phantom.render.carcinoma import CARCINOMAS, carcinoma
 from abbe.phantom.render.layers import Layer, View
 from abbe.phantom.render.noise import F32, Region, grid_hash, key
+from abbe.phantom.render.normal import NORMAL
 from abbe.phantom.render.stain import Stain, site_stain
 
 __all__ = ["GLASS", "MPP", "TISSUE_CLASSES", "Stain", "render", "site_stain"]
 
-TISSUE_CLASSES = (
-    "stroma",
-    "muscle",
-    "fat",
-    "gland",
-    "lymphocytes",
-    "necrosis",
-    "tumour_a1",
-    "tumour_a2",
-    "tumour_a3",
-    "tumour_b1",
-    "tumour_b2",
-    "tumour_b3",
-)
-GLASS = 255  # value in class maps: no tissue
+_LAYERS: dict[str, Callable[[View], Layer]] = {
+    **NORMAL,
+    **{name: partial(carcinoma, spec=spec) for name, spec in CARCINOMAS.items()},
+}
+TISSUE_CLASSES = tuple(_LAYERS)
+"""stroma, muscle, fat, gland, lymphocytes, necrosis; tumour_a1 to tumour_a3, tumour_b1 to tumour_b3"""
+GLASS = 255
+"""value in class maps where there is no tissue"""
 MPP = 0.5
 
-_BLUR = 2  # pixels the optical blur reaches
-_MARGIN = 24  # pixels around a region in which an object's middle may lie and still show
+_BLUR = 2  # reach of the optical blur in pixels
+_MARGIN = 24  # pixels; nuclei whose centres lie this far outside a region may still show in it
 _LEVELS = 4096  # steps of the optical density table over [0, _OD_MAX]
 _OD_MAX = 3.0
 
 
-def _tumour_layer(name: str) -> Callable[[View], Layer]:
-    return lambda view: carcinoma(view, CARCINOMAS[name])
-
-
-_LAYERS: tuple[Callable[[View], Layer], ...] = (
-    normal.stroma,
-    normal.muscle,
-    normal.fat,
-    normal.gland,
-    normal.lymphocytes,
-    normal.necrosis,
-    *(_tumour_layer(name) for name in TISSUE_CLASSES[6:]),
-)
-
-
 def _blurred(field: F32, sigma: float) -> F32:
-    """Five-tap Gaussian, valid part only: the field loses ``_BLUR`` pixels on every side."""
+    """Gaussian of five taps, valid part only: the field loses ``_BLUR`` pixels on every side."""
     taps = [math.exp(-0.5 * (k / sigma) ** 2) for k in (0, 1, 2)]
     total = taps[0] + 2 * (taps[1] + taps[2])
     w0, w1, w2 = (np.float32(tap / total) for tap in taps)
@@ -75,15 +51,15 @@ def _blurred(field: F32, sigma: float) -> F32:
 
 def _layer(region: Region, number: int, stain: Stain, seed: int) -> Layer:
     view = View(region.grow(_BLUR), region.grow(_BLUR + _MARGIN), key(seed, number + 1), stain)
-    h, e = _LAYERS[number](view)
+    h, e = _LAYERS[TISSUE_CLASSES[number]](view)
     return _blurred(h, stain.blur), _blurred(e, stain.blur)
 
 
-def _exposed(h: F32, e: F32, region: Region, stain: Stain, seed: int) -> NDArray[np.uint8]:
-    """Densities to pixels through a table of 10 ** -OD, and the sensor's noise: uint8 ``[height, width, 3]``."""
+def _to_pixels(h: F32, e: F32, region: Region, stain: Stain, seed: int) -> NDArray[np.uint8]:
+    """Densities to pixels by a table of 10 ** -OD, with the sensor's noise: uint8 ``[height, width, 3]``."""
     table = np.power(10.0, -np.linspace(0, _OD_MAX, _LEVELS)).astype(np.float32)
     bits = grid_hash(region.x0, region.y0, region.width, region.height, key(seed, 0)).view(np.uint8)
-    dither = bits.reshape(region.height, region.width, 4)
+    sensor = bits.reshape(region.height, region.width, 4)
     pixels = np.empty((region.height, region.width, 3), np.uint8)
     to_level = (_LEVELS - 1) / _OD_MAX
     for channel in range(3):
@@ -92,8 +68,8 @@ def _exposed(h: F32, e: F32, region: Region, stain: Stain, seed: int) -> NDArray
         np.clip(density, 0, _LEVELS - 1, out=density)
         value = table[density.astype(np.intp)]
         value *= np.float32(stain.background[channel])
-        # A byte is uniform with sd 73.9; the sensor's sd follows from that.
-        value += (dither[:, :, channel] - np.float32(127.5)) * np.float32(stain.noise / 73.9) + np.float32(0.5)
+        # The sd of a uniform byte is 73.9.
+        value += (sensor[:, :, channel] - np.float32(127.5)) * np.float32(stain.noise / 73.9) + 0.5
         pixels[:, :, channel] = np.clip(value, 0, 255)
     return pixels
 
@@ -103,8 +79,8 @@ def render(
 ) -> NDArray[np.uint8]:
     """Pixels of a rectangle of the world, uint8 ``[height, width, 3]``.
 
-    ``classes`` is one class index for the whole rectangle or a uint8 map ``[height, width]`` with ``GLASS`` where
-    there is no tissue. Raises InputError for an empty rectangle, a map of another shape or an unknown class.
+    classes: one class number for the whole rectangle, or a uint8 map ``[height, width]`` with ``GLASS`` where there is
+    no tissue. Raises InputError for an empty rectangle, a map of another shape or an unknown class.
     """
     if width < 1 or height < 1:
         raise InputError(f"render: width and height must be at least 1, got {width} x {height}")
@@ -133,4 +109,4 @@ def render(
         layer_h, layer_e = _layer(part, number, stain, seed)
         np.copyto(h[box], layer_h, where=mask[box])
         np.copyto(e[box], layer_e, where=mask[box])
-    return _exposed(h, e, region, stain, seed)
+    return _to_pixels(h, e, region, stain, seed)

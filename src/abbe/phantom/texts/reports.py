@@ -1,4 +1,4 @@
-"""The report of a slide: sentences composed from its truth, each in one of several wordings."""
+"""The report of a slide: sentences composed from its truth, each with several wordings."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _TUMOUR = (
     "Diagnosis: {kind}, grade {grade} ({share}).",
     "Findings are those of a {kind}, grade {grade}, in {share} of the section.",
 )
-_KINDS = {
+_TYPES = {
     "a": ("gland-forming carcinoma", "carcinoma forming glands"),
     "b": ("solid or keratinising carcinoma", "carcinoma growing in solid or keratinising sheets"),
 }
@@ -59,7 +59,7 @@ _RISK = ("Risk group: {risk}.", "By grade, extent and necrosis the risk is {risk
 
 
 def report_text(truth: SlideTruth, *, seed: int) -> str:
-    """The report of one slide; the same for the same truth and seed. Shares are given in steps of 1 %."""
+    """The report of one slide, a function of truth and seed. Shares are rounded to 1 %."""
 
     def say(wordings: tuple[str, ...], **values: object) -> str:
         text = pick(wordings, seed, truth.seed, truth.slide_id, wordings).format(**values)
@@ -80,7 +80,7 @@ def report_text(truth: SlideTruth, *, seed: int) -> str:
         change.append(say(present if truth.patches(name) else absent, share=_percent(truth.share(name))))
     tumour = [say(_NO_TUMOUR)]
     if truth.grade:
-        kind = say(_KINDS[truth.subtype])
+        kind = say(_TYPES[truth.subtype])
         size = f"{truth.deposit_patches} patch{'es' * (truth.deposit_patches > 1)}"
         tumour = [
             say(_TUMOUR, kind=kind[0].lower() + kind[1:], grade=truth.grade, share=_percent(truth.share("tumour"))),
@@ -90,7 +90,7 @@ def report_text(truth: SlideTruth, *, seed: int) -> str:
         ]
     if truth.metastasis is not None:
         tumour.append(say(_METASTASIS[truth.metastasis]))
-    # The tumour comes first or last as in real reports; the rest keeps its order within a paragraph.
+    # As in real reports the tumour comes first or last; the other sentences keep their order within a paragraph.
     parts = shuffled([tuple(tissue), tuple(change)], seed, truth.seed, truth.slide_id)
     first = pick((True, False), seed, truth.seed, truth.slide_id, "first")
     ordered = [tuple(tumour), *parts] if first else [*parts, tuple(tumour)]

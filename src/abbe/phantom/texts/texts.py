@@ -1,43 +1,34 @@
-"""Reports and questions of a cohort, all of them functions of the slides' truth."""
+"""Reports, questions and captions of a cohort, composed from the truth of its slides."""
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from abbe.data.benchmarks.questions import LETTERS
 from abbe.errors import InputError
 from abbe.phantom.draw import number, pick, shuffled
 from abbe.phantom.texts.reports import report_text
+from abbe.phantom.texts.template import Template
 from abbe.phantom.texts.templates_diagnosis import CLINICAL, DIAGNOSIS
 from abbe.phantom.texts.templates_microscopy import MICROSCOPY
-from abbe.phantom.texts.truth import SlideTruth, Template
+from abbe.phantom.texts.truth import SlideTruth
 from abbe.store import commit
 
 __all__ = ["TEMPLATES", "SlideTruth", "Template", "describe_questions", "make_questions", "write_texts"]
 
 TEMPLATES: tuple[Template, ...] = (*MICROSCOPY, *DIAGNOSIS, *CLINICAL)
-COLUMNS = (
-    *("ID", "Slide", "Tumor", "Broad Category", "Narrow Category", "Question", *LETTERS, "Answer"),
-    *("split", "template", "paraphrase"),
-)
 _CAPTION = (
     "Describe this slide.",
     "Write a report of this slide.",
     "What are the findings on this slide?",
     "Summarise the histology.",
 )
-_FORMATS = {
-    "reports.csv": "reports",
-    "questions.csv": "questions",
-    "captions.json": "slideinstruct",
-    "questions.json": "slideinstruct",
-}
 
 Row = dict[str, str]
 
@@ -45,78 +36,68 @@ Row = dict[str, str]
 def write_texts(out: Path, truths: Sequence[SlideTruth], *, seed: int) -> dict[str, str]:
     """Commit reports.csv, questions.csv, captions.json and questions.json in `out`; return the SHA-256 of each.
 
-    The same truths and seed give the same bytes, whatever the order of `truths`. The two json files are for training
-    and hold the train slides alone; the csv files hold every slide.
-    Raises InputError where two truths have one slide_id.
+    The order of `truths` does not change the bytes. The two json files are for training and hold train slides alone;
+    the csv files hold every slide. Raises InputError if a slide_id is duplicated.
     """
-    ordered = _ordered(truths)
+    ordered = _by_slide_id(truths)
     reports = {truth.slide_id: report_text(truth, seed=seed) for truth in ordered}
     rows = make_questions(ordered, seed=seed)
-    train = [truth for truth in ordered if truth.split == "train"]
-    captions = [
-        _dialogue(
-            truth.slide_id, truth.slide_id, pick(_CAPTION, seed, truth.slide_id, "caption"), reports[truth.slide_id]
-        )
-        for truth in train
-    ]
-    asked = [
-        _dialogue(row["ID"], row["Slide"], "\n".join([row["Question"], *_options(row)]), _answer(row))
-        for row in rows
-        if row["split"] == "train"
-    ]
+    train = [truth.slide_id for truth in ordered if truth.split == "train"]
+    captions = [_dialogue(name, name, pick(_CAPTION, seed, name, "caption"), reports[name]) for name in train]
+    questions = [_question_dialogue(row) for row in rows if row["split"] == "train"]
     texts = {
-        "reports.csv": _csv(("slide_id", "text"), ({"slide_id": key, "text": text} for key, text in reports.items())),
-        "questions.csv": _csv(COLUMNS, rows),
-        "captions.json": commit.to_json(captions),
-        "questions.json": commit.to_json(asked),
+        "reports.csv": ("reports", pd.DataFrame(reports.items(), columns=["slide_id", "text"]).to_csv(index=False)),
+        "questions.csv": ("questions", pd.DataFrame(rows).to_csv(index=False)),
+        "captions.json": ("slideinstruct", commit.to_json(captions)),
+        "questions.json": ("slideinstruct", commit.to_json(questions)),
     }
-    for name, text in texts.items():
-        commit.write_text(out / name, text, format=_FORMATS[name], seed=seed)
+    for name, (file_format, text) in texts.items():
+        commit.write_text(out / name, text, format=file_format, seed=seed)
     return {name: commit.file_sha256(out / name) for name in texts}
 
 
 def make_questions(truths: Sequence[SlideTruth], *, seed: int) -> list[Row]:
-    """The rows of questions.csv: every template of every slide that has one right option, by slide and template.
+    """The rows of questions.csv, by slide and template; templates without one right option for a slide are left out.
 
-    Within a split and template the right options take turns on the letters, answer by answer, so that the counts of
-    any two letters differ by one at most and a letter says nothing of the answer.
+    Within a split and template the right options, sorted by answer, cycle through the letters. The counts of two
+    letters differ by at most one, overall and for each answer, so that a letter does not reveal the answer.
     """
-    ordered = _ordered(truths)
-    asked: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
-    for truth in ordered:
-        for template in TEMPLATES:
-            answer = template.answer(truth)
-            if answer is not None:
-                asked[truth.split, template.name].append((answer, truth.slide_id))
-    sizes = {template.name: len(template.options) for template in TEMPLATES}
-    places: dict[tuple[str, str], int] = {}
-    for (split, name), answers in asked.items():
-        turns = sorted(answers, key=lambda pair: (pair[0], number(seed, name, pair[1])))
-        start = number(seed, split, name)  # the left-over turns do not all fall to A
-        places |= {(name, slide): (start + turn) % sizes[name] for turn, (_, slide) in enumerate(turns)}
-    rows = [
-        _question(template, truth, answer, places[template.name, truth.slide_id], seed)
+    ordered = _by_slide_id(truths)
+    asked = [
+        (truth, template, answer)
         for truth in ordered
         for template in TEMPLATES
         if (answer := template.answer(truth)) is not None
     ]
-    return [{"ID": str(index), **row} for index, row in enumerate(rows)]
+    answers: dict[tuple[str, Template], list[tuple[str, str]]] = defaultdict(list)
+    for truth, template, answer in asked:
+        answers[truth.split, template].append((answer, truth.slide_id))
+    places: dict[tuple[str, str], int] = {}
+    for (split, template), pairs in answers.items():
+        name, options = template.name, len(template.options)
+        pairs.sort(key=lambda pair: (pair[0], number(seed, name, pair[1])))
+        first = number(seed, split, name)  # a random first letter, or A would be the most frequent
+        places |= {(name, slide_id): (first + turn) % options for turn, (_, slide_id) in enumerate(pairs)}
+    return [
+        {"ID": str(index), **_question(template, truth, answer, places[template.name, truth.slide_id], seed)}
+        for index, (truth, template, answer) in enumerate(asked)
+    ]
 
 
 def describe_questions(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """What each template of each split can be guessed with, from the rows of questions.csv.
+    """What guessing achieves for each split and template, from the rows of questions.csv.
 
-    Keys: split, template, n, options, majority_answer and its share among n (what a model reaches that never sees a
-    slide), majority_letter_share (what always saying one letter reaches). A majority share near 1 means that the
-    cohort hardly varies what the template asks.
+    Keys: split, template, n, options, majority_answer, majority_answer_share (accuracy of a model that never sees a
+    slide), majority_letter_share (accuracy of always answering one letter). A majority_answer_share near 1 means that
+    the cohort hardly varies what the template asks.
     """
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
         groups[row["split"], row["template"]].append(row)
     described = []
     for (split, name), group in sorted(groups.items()):
-        (answer, most), *_ = sorted(Counter(row[row["Answer"]] for row in group).items(), key=lambda pair: -pair[1])
-        letters = Counter(row["Answer"] for row in group)
+        ((answer, count),) = Counter(row[row["Answer"]] for row in group).most_common(1)
+        ((_, letter_count),) = Counter(row["Answer"] for row in group).most_common(1)
         described.append(
             {
                 "split": split,
@@ -124,8 +105,8 @@ def describe_questions(rows: Iterable[Row]) -> list[dict[str, Any]]:
                 "n": len(group),
                 "options": sum(1 for letter in LETTERS if group[0][letter]),
                 "majority_answer": answer,
-                "majority_answer_share": most / len(group),
-                "majority_letter_share": max(letters.values()) / len(group),
+                "majority_answer_share": count / len(group),
+                "majority_letter_share": letter_count / len(group),
             }
         )
     return described
@@ -152,30 +133,19 @@ def _question(template: Template, truth: SlideTruth, answer: str, place: int, se
     }
 
 
-def _ordered(truths: Sequence[SlideTruth]) -> list[SlideTruth]:
+def _by_slide_id(truths: Sequence[SlideTruth]) -> list[SlideTruth]:
     ordered = sorted(truths, key=lambda truth: truth.slide_id)
     for one, other in itertools.pairwise(ordered):
         if one.slide_id == other.slide_id:
-            raise InputError(f"slide {one.slide_id!r} has two truths; a slide_id belongs to one slide")
+            raise InputError(f"slide_id {one.slide_id!r} is duplicated")
     return ordered
 
 
-def _dialogue(name: str, slide_id: str, asked: str, said: str) -> dict[str, Any]:
-    conversation = [{"from": "human", "value": f"<image>\n{asked}"}, {"from": "gpt", "value": said}]
+def _question_dialogue(row: Row) -> dict[str, Any]:
+    options = {letter: f"{letter}. {row[letter]}" for letter in LETTERS if row[letter]}
+    return _dialogue(row["ID"], row["Slide"], "\n".join([row["Question"], *options.values()]), options[row["Answer"]])
+
+
+def _dialogue(name: str, slide_id: str, human: str, gpt: str) -> dict[str, Any]:
+    conversation = [{"from": "human", "value": f"<image>\n{human}"}, {"from": "gpt", "value": gpt}]
     return {"id": name, "image": [f"{slide_id}.csv"], "conversations": conversation}
-
-
-def _options(row: Row) -> list[str]:
-    return [f"{letter}. {row[letter]}" for letter in LETTERS if row[letter]]
-
-
-def _answer(row: Row) -> str:
-    return f"{row['Answer']}. {row[row['Answer']]}"
-
-
-def _csv(columns: Sequence[str], rows: Iterable[Row]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

@@ -1,9 +1,8 @@
-"""What is known of a rendered slide, and the stated rules that read an answer from it."""
+"""The truth of a rendered slide."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from abbe.data import SPLITS
 from abbe.errors import InputError
@@ -15,12 +14,12 @@ SUBTYPES = ("a", "b", "")
 
 @dataclass(frozen=True)
 class SlideTruth:
-    """The truth of one slide. Raises InputError where its parts contradict each other.
+    """The truth of one slide. Raises InputError if its parts contradict each other.
 
-    counts: patches of each class of TISSUE_CLASSES; classes left out have none. They add up to `n_patches`.
-    subtype, grade: of the tumour; "" and 0 exactly where the slide has no tumour patch.
-    metastasis: None where the cohort does not say.  til_pattern: where lymphocytes meet the tumour.
-    deposit_patches: of the largest connected tumour deposit.  seed: of the slide.
+    counts: patches of each class of TISSUE_CLASSES; they add up to `n_patches`, and classes left out have none.
+    subtype, grade: of the tumour; "" and 0 if and only if the slide has no tumour patch.
+    metastasis: None if unknown.  til_pattern: where lymphocytes meet the tumour.
+    deposit_patches: size of the largest connected tumour deposit.  seed: of the slide.
     """
 
     slide_id: str
@@ -68,7 +67,7 @@ class SlideTruth:
         return self.counts.get(name, 0)
 
     def share(self, name: str) -> float:
-        """Share of the slide's patches; `name` is a class or "tumour"."""
+        """Share of the slide's patches. name: a class, or "tumour" for all tumour classes."""
         return (self.tumour_patches if name == "tumour" else self.patches(name)) / self.n_patches
 
     def _require(self, fine: bool, message: str) -> None:  # noqa: FBT001
@@ -76,66 +75,17 @@ class SlideTruth:
             raise InputError(f"truth of slide {self.slide_id!r}: {message}")
 
 
-@dataclass(frozen=True)
-class Template:
-    """One question that can be asked of every slide.
-
-    options: fixed, so that the form of a question says nothing of its answer.  answer: the right one of `options` by
-    the truth, or None where no one option is right, and the question is not asked.
-    paraphrases: at least four; the last is asked in the test split, and only there.
-    """
-
-    name: str
-    broad: str
-    narrow: str
-    options: tuple[str, ...]
-    answer: Callable[[SlideTruth], str | None] = field(repr=False)
-    paraphrases: tuple[str, ...] = field(repr=False)
-
-
-NO_TUMOUR = "no tumour is seen"
-AMOUNTS = ("none", "under 15 %", "15 % to 30 %", "over 30 %")
-
-
-def amount(truth: SlideTruth, name: str) -> str:
-    """Share of a normal class in words: one of AMOUNTS. 15 % and 30 % belong to the third."""
-    share = truth.share(name)
-    return AMOUNTS[(share > 0) + (share >= 0.15) + (share > 0.30)]
-
-
 def largest(truth: SlideTruth, names: tuple[str, ...]) -> str | None:
-    """The class with most patches; None where two share the first place."""
+    """The class with most patches; None if two are tied."""
     counts = sorted(((truth.patches(name), name) for name in names), reverse=True)
     return counts[0][1] if counts[0][0] > counts[1][0] else None
 
 
-def by_grade(truth: SlideTruth, words: tuple[str, str, str]) -> str:
-    """One of three words for grades 1, 2 and 3; NO_TUMOUR without a tumour."""
-    return words[truth.grade - 1] if truth.grade else NO_TUMOUR
-
-
-def by_subtype(truth: SlideTruth, words: tuple[str, str]) -> str:
-    """One of two words for subtypes a and b; NO_TUMOUR without a tumour."""
-    return words["ab".index(truth.subtype)] if truth.subtype else NO_TUMOUR
-
-
-def by_pattern(truth: SlideTruth, words: tuple[str, str, str]) -> str:
-    """One of three words for lymphocytes inside, at the margin, or neither; NO_TUMOUR without a tumour."""
-    return words[PATTERNS.index(truth.til_pattern)] if truth.grade else NO_TUMOUR
-
-
-def yes(truth: bool) -> str:  # noqa: FBT001
-    """ "yes" or "no"."""
-    return "yes" if truth else "no"
-
-
 def risk_group(truth: SlideTruth) -> str:
-    """low | intermediate | high; NO_TUMOUR without a tumour.
+    """Risk of a slide with a tumour: low, intermediate or high.
 
     Points: grade - 1; one for a tumour of at least 2 % of the patches; one for necrosis of at least 15 %.
     0 or 1 point is low, 2 intermediate, 3 or 4 high.
     """
-    if not truth.grade:
-        return NO_TUMOUR
     points = truth.grade - 1 + (truth.share("tumour") >= 0.02) + (truth.share("necrosis") >= 0.15)
     return ("low", "low", "intermediate", "high", "high")[points]

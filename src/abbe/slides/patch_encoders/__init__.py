@@ -1,4 +1,4 @@
-"""Patch encoders by name: uint8 patches in, one feature row a patch out."""
+"""Patch encoders by name: uint8 patches in, one feature row per patch out."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from numpy.typing import NDArray
 from abbe.errors import ConfigError, nearest
 
 PATCH_ENCODERS = ("texture",)
-"""those that need neither weights nor an extra"""
+"""encoders that need no weights and no extra"""
 FAMILIES = ("timm:MODEL", "lazyslide:NAME")
 
 
 class PatchEncoder(Protocol):
-    """uint8 [B, H, W, 3] (RGB) → float32 [B, D]. A patch's row does not depend on the patches beside it.
+    """uint8 [B, H, W, 3] (RGB) → float32 [B, D]. The row of a patch does not depend on the rest of the batch.
 
-    One that computes on a GPU, or not in float32, also has `device: torch.device` and `dtype: torch.dtype`.
+    An encoder that computes on a GPU or not in float32 also has `device: torch.device` and `dtype: torch.dtype`.
     """
 
     name: str
-    """folder-safe: features lie in a folder named after it"""
+    """folder-safe: the folder of the features is named after it"""
     width: int
     patch_size: int | None
-    """side it was made for, in pixels; None: any"""
+    """required side of a patch in pixels; None: any"""
 
     @property
     def version(self) -> int | str:
-        """Changes when the same patch gives other features: features made with another are not taken as done."""
+        """Changes whenever features change: features of another version are not taken as done."""
 
     def __call__(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]: ...
 
 
 def create_patch_encoder(name: str, *, device: str = "auto", precision: str = "auto") -> PatchEncoder:
-    """The patch encoder of that name: `texture`, `timm:MODEL` or `lazyslide:NAME`.
+    """The patch encoder called `texture`, `timm:MODEL` or `lazyslide:NAME`.
 
-    device      "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1"
-    precision   "auto" (half precision on a GPU, float32 on a CPU), "float32", "float16", "bfloat16"
+    device      "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1"
+    precision   "auto" (float16 on a GPU, float32 on a CPU), "float32", "float16", "bfloat16"
 
-    `texture` computes on the CPU in float32 whatever they are. Raises ConfigError for an unknown name, an extra that is
-    not installed, a model that cannot be had (gated, offline), and a device or precision that is not there.
+    `texture` ignores both and computes on the CPU in float32. Raises ConfigError for an unknown name, a missing extra,
+    a model that is not available (gated, offline), and an unavailable device or precision.
     """
     family, _, model = name.partition(":")
     if name == "texture":

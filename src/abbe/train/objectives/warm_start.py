@@ -60,8 +60,8 @@ def take_over(model: Classifier, start: Classifier, *, frozen: bool = False) -> 
         model.condenser.load_state_dict(start.condenser.state_dict())
     except RuntimeError as error:
         raise CheckpointError(
-            f"--condenser-init: weights of {start.config.condenser} with {start.config.condenser_options} do not fit the "
-            f"options {model.config.condenser_options}; use the same tokens and options ({_reason(error)})"
+            f"--condenser-init: weights of {start.config.condenser} with {start.config.condenser_options} do not fit "
+            f"the options {model.config.condenser_options}; use the same tokens and options ({_reason(error)})"
         ) from error
     model.scaler.load_state_dict(start.scaler.state_dict())
     if frozen:
