@@ -40,7 +40,7 @@ def save_pretrained(model: Model, folder: str | Path, *, card: str) -> None:
     folder = Path(folder)
     with commit.commit(folder / WEIGHTS, format=FORMAT, version=VERSION) as temporary:
         state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-        save_file(state, temporary, metadata={"format": "pt", "abbe": __version__})
+        save_file(state, temporary, metadata={"format": "pt"})  # one key: several come in random order
     commit.write_text(folder / CARD, card, format="model-card")
     # The configuration is written last: a folder that has one is complete.
     commit.write_json(folder / CONFIG, describe(model), format=FORMAT, version=VERSION)

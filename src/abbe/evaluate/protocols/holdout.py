@@ -31,7 +31,6 @@ from abbe.version import __version__
 
 RESULT_VERSION = 2
 _OUTPUTS = (
-    "config.json",
     "splits.csv",
     "inputs.json",
     "predictions.parquet",
@@ -57,6 +56,7 @@ def train_classifier(settings: HoldoutSettings, out: Path) -> dict[str, Any]:
     if settings.resume:
         _check_inputs(out / "inputs.json", inputs)
         if (finished := _finished(out, inputs)) is not None:
+            checkpoint.remove(out / "checkpoint")  # the run may have been stopped just before it did
             return finished
     plan = plan_classifier(settings, cohort)
     processes.wait_for_everyone()  # until all have seen whether the folder is free
