@@ -117,7 +117,10 @@ def test_clam_splits_of_unequal_lengths(tmp_path: Path) -> None:
         ),
         (",train,val,test\n0,001,003,1\n", r"line 2: slide '1' of column 'test' is not in .*labels\.csv"),
         (",train,val\n0,001,003\n", r"splits_0\.csv: no column 'test'"),
-        (",train,val,test\n001,True,False,False\n002,False,True,False\n", "contains True and False, like splits_k_bool.csv"),
+        (
+            ",train,val,test\n001,True,False,False\n002,False,True,False\n",
+            "contains True and False, like splits_k_bool.csv",
+        ),
         (",train,val,test\nnormal,2,1,1\ntumour,3,1,1\n", "contains counts, like splits_k_descriptor.csv"),
     ],
 )
@@ -267,7 +270,9 @@ def test_a_titan_table_with_an_unknown_code_is_refused(tmp_path: Path) -> None:
     for number, code in enumerate("ABX"):
         paths.append(tmp_path / f"{number}.csv")
         paths[-1].write_text(f"slide_id,case_id,code\ns{number},c{number},{code}\n")
-    with pytest.raises(TableError, match=r"task\.yaml, key 'label_dict': the codes \['X'\] of column 'code' are missing"):
+    with pytest.raises(
+        TableError, match=r"task\.yaml, key 'label_dict': the codes \['X'\] of column 'code' are missing"
+    ):
         read_titan(*paths, tmp_path / "task.yaml")
 
 
@@ -285,7 +290,10 @@ def test_real_conch_prompts(data: Path) -> None:
             '{"0": {"classnames": {"A": ["a"]}, "templates": ["a photo."]}}',
             "template 'a photo.' does not contain CLASSNAME",
         ),
-        ('{"0": {"classnames": {"A": []}, "templates": ["CLASSNAME."]}}', "class 'A': expected a non-empty list of strings"),
+        (
+            '{"0": {"classnames": {"A": []}, "templates": ["CLASSNAME."]}}',
+            "class 'A': expected a non-empty list of strings",
+        ),
         ('{"0": {"classnames": {}, "templates": ["CLASSNAME."]}}', "expected an object of the form"),
         ('{"0": {"names": {}}}', "expected the keys classnames and templates"),
         ('{"0": {}, "1": {}}', "contains 2 prompt sets; set group to one of 0, 1"),

@@ -97,7 +97,9 @@ def test_an_altered_file_is_told_by_its_hash(tmp_path: Path) -> None:
     write_bag(tmp_path / "s.h5", make_bag(5))
     with h5py.File(tmp_path / "s.h5", "a") as file:
         file["features"].attrs["encoder"] = "other"
-    assert any("the hash differs from the recorded one" in p or "cut short" in p for p in one(tmp_path / "s.h5").problems)
+    assert any(
+        "the hash differs from the recorded one" in p or "cut short" in p for p in one(tmp_path / "s.h5").problems
+    )
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ class LabelledBatch:
 
 
 class SlideDataset(Dataset[tuple[Bag, int]]):
-    """Dataset of (bag, class index). Bags are cached up to `cache_bytes` of features; others are read on each access."""
+    """Dataset of (bag, class index). At most `cache_bytes` of features are cached."""
 
     def __init__(self, items: Sequence[SlideRecord], *, cache_bytes: int = 2 << 30) -> None:
         self.items = list(items)

@@ -150,7 +150,9 @@ def _text(path: Path, kind: str) -> tuple[str, str]:
     except OSError as error:
         raise TableError(f"{path}: cannot be read as a {kind} ({error.strerror})") from error
     if data[:4] == b"PK\x03\x04":
-        raise TableError(f"{path}: this is an archive or an Excel workbook, not a {kind}; save it as a csv file in UTF-8")
+        raise TableError(
+            f"{path}: this is an archive or an Excel workbook, not a {kind}; save it as a csv file in UTF-8"
+        )
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -167,7 +169,9 @@ def _header(path: Path, names: list[str], line: int) -> list[str]:
     joined = ",".join(names)
     for delimiter, word in (("\t", "tabs"), (";", "semicolons")):
         if joined.count(delimiter) > joined.count(","):
-            raise TableError(f"{path}, line {line}: columns are separated by {word}; save the table with commas instead")
+            raise TableError(
+                f"{path}, line {line}: columns are separated by {word}; save the table with commas instead"
+            )
     for name, count in Counter(names).items():
         if count > 1:
             what = f"column {name!r} is duplicated" if name else "a column without a name is duplicated"

@@ -91,5 +91,7 @@ def _problems(found: Bag) -> list[str]:
     if zeros:
         problems.append(f"{zeros} patches contain only zeros (padding or failed patches); remove them")
     if repeats:
-        problems.append(f"{repeats} patches have the same features as another patch; check whether they were encoded twice")
+        problems.append(
+            f"{repeats} patches have the same features as another patch; check whether they were encoded twice"
+        )
     return problems

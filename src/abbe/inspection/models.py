@@ -36,7 +36,9 @@ def model(path: Path, run: InspectSettings) -> Finding:
     }
     problems = []
     if config.encoder is None:
-        problems.append("the patch encoder is not stated, so features of another encoder cannot be refused; train it again")
+        problems.append(
+            "the patch encoder is not stated, so features of another encoder cannot be refused; train it again"
+        )
     whole, said = signed(path / WEIGHTS)
     return Finding(printable(path), "model", facts | whole, problems + said)
 

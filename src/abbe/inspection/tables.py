@@ -78,7 +78,9 @@ def _questions(found: QuestionFile) -> tuple[str, dict[str, Any], list[str]]:
     problems = [f"record {place} is skipped: {reason}" for place, reason in found.unusable.items()]
     letter, share = max(described["always"].items(), key=lambda item: item[1], default=("", 0.0))
     if share > _BLIND_ACCURACY:
-        problems.append(f"always answering {letter} is correct for {share:.1%} of questions; report this with any accuracy")
+        problems.append(
+            f"always answering {letter} is correct for {share:.1%} of questions; report this with any accuracy"
+        )
     if described["repeated_options"]:
         problems.append(f"{described['repeated_options']} questions have duplicate options; score answers by letter")
     return f"questions, {found.kind}", _counts(described), problems
@@ -116,7 +118,9 @@ def _labels(path: Path, read: Csv, label: str | None) -> tuple[str, dict[str, An
         facts["label" if column == "label" else f"label {column!r}"] = dict(values.most_common(_SHOWN))
         few = [f"{value} ({n})" for value, n in values.items() if n < 3]
         if few:
-            problems.append(f"labels with fewer than three slides: {', '.join(few[:5])}; a split into three needs at least three per label")
+            problems.append(
+                f"labels with fewer than three slides: {', '.join(few[:5])}; three splits need at least three per label"
+            )
     return "labels", facts, problems
 
 

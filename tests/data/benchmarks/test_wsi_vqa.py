@@ -75,7 +75,10 @@ def test_open_closed_and_unusable(tmp_path: Path) -> None:
         ([closed(choice=["no"])], "record 0: Choice has 1 options; expected 2 to 4"),
         ([closed(choice=["no", ""])], r"record 0: Choice is \['no', ''\]; expected a list of strings"),
         ([closed(choice=[])], "record 0: Choice has 0 options"),
-        ('[{"Id": "c", "Id": "d", "Question": "q", "Answer": "a"}]', r"key 'Id' is duplicated \(2 times in one object\)"),
+        (
+            '[{"Id": "c", "Id": "d", "Question": "q", "Answer": "a"}]',
+            r"key 'Id' is duplicated \(2 times in one object\)",
+        ),
     ],
 )
 def test_a_broken_file_is_refused(tmp_path: Path, records: Any, message: str) -> None:

@@ -100,7 +100,9 @@ def closed_question(
     if len(filled) < 2:
         table.refuse(row, f"question {id!r} has {len(filled)} options; at least two of A, B, C and D must be filled")
     if values["Answer"] not in filled:
-        table.refuse(row, f"Answer is {values['Answer']!r}; expected the letter of a filled option: {', '.join(filled)}")
+        table.refuse(
+            row, f"Answer is {values['Answer']!r}; expected the letter of a filled option: {', '.join(filled)}"
+        )
     other = {name: values[name] for name in extra}
     return Question(id, values["Slide"], values["Question"], tuple(options), values["Answer"], broad, narrow, other)
 

@@ -82,7 +82,8 @@ def _turns(where: str, conversations: Any) -> tuple[tuple[str, str], ...]:
         value = part.get("value") if isinstance(part, dict) else None
         if not isinstance(value, str) or not value.strip() or part.get("from") != speaker:
             raise TableError(
-                f"{where}: conversations[{number}] is {str(part)[:80]}; expected a message from {speaker!r} with a value"
+                f"{where}: conversations[{number}] is {str(part)[:80]}; "
+                f"expected a message from {speaker!r} with a value"
             )
         if value.count(IMAGE) != (number == 0):
             raise TableError(
