@@ -122,7 +122,7 @@ def file_sha256(path: str | Path) -> str:
 
 
 def printable(path: str | Path) -> str:
-    """A path, or a text with paths in it, that any file can hold: bytes of a name that are no UTF-8 become \\xNN."""
+    """A path, or text that contains paths, as valid UTF-8: bytes of a name that are not UTF-8 become \\xNN."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
