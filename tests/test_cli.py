@@ -50,7 +50,7 @@ def test_every_option_is_documented(verb: str) -> None:
 
 def test_unknown_verbs_and_groups(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["encoed", "x"]) == 2
-    assert "no verb 'encoed'. Did you mean 'encode'" in capsys.readouterr().err
+    assert "unknown verb 'encoed'. Did you mean 'encode'" in capsys.readouterr().err
     assert cli.run(["train"]) == 2
     assert "abbe train classify" in capsys.readouterr().err
     assert cli.run(["train", "--help"]) == 0
