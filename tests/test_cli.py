@@ -128,4 +128,4 @@ def test_types_come_back_as_they_were() -> None:
 
 def test_a_missing_file_is_refused_before_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["evaluate", "classify", "--out", str(tmp_path)]) == 2
-    assert "go together; or give --from" in capsys.readouterr().err
+    assert "are all required, unless --from is given" in capsys.readouterr().err

@@ -34,7 +34,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "condense": ("condense:CondenseSlide", "a bag and a model → tokens and the assignment of patches"),
     "export heatmap": ("export_heatmap:ExportHeatmap", "a slide and a model → pictures of the patches that were kept"),
     "export tsne": ("export_tsne:ExportTsne", "t-SNE of the patches of several cohorts, coloured by slot"),
-    "bench flops": ("bench_flops:BenchFlops", "count the operations of every method, and compare with published counts"),
+    "bench flops": (
+        "bench_flops:BenchFlops",
+        "count the operations of every method, and compare with published counts",
+    ),
     "bench needle": ("bench_needle:BenchNeedle", "the smallest tumour area that each method detects"),
     "bench ops": ("bench_ops:BenchOps", "time and memory of routing, compared with dense PyTorch"),
     "bench slots": ("bench_slots:BenchSlots", "effect of the clustering loss on the slots of TC-SSA"),

@@ -22,7 +22,7 @@ def list_names(package: str) -> list[str]:
 
 
 def load(package: str, name: str, base: type[T]) -> type[T]:
-    """The subclass of `base` defined in `package.name`. Raises ConfigError for an unknown name or several subclasses."""
+    """The subclass of `base` defined in `package.name`. Raises ConfigError if unknown or ambiguous."""
     if name not in list_names(package):
         kind = package.rpartition(".")[2]
         raise ConfigError(f"unknown name {name!r} in {kind}. {nearest(name, list_names(package))}")

@@ -71,7 +71,7 @@ def write_json(path: str | Path, value: Any, *, format: str, version: int = 1, *
 
 
 def to_json(value: Any) -> str:
-    """Indented JSON with a final newline; non-ASCII characters are not escaped. Raises ValueError for NaN and infinities."""
+    """Indented JSON with a final newline; non-ASCII letters are kept. Raises ValueError for NaN and infinities."""
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 

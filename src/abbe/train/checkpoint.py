@@ -46,7 +46,8 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         version = (commit.read_sidecar(folder / name) or {}).get("version")
         if version != VERSION:
             raise CheckpointError(
-                f"{folder / name}: format version {version}, this version of Abbe reads {VERSION}; use --no-resume to start again"
+                f"{folder / name}: format version {version}, "
+                f"this version of Abbe reads {VERSION}; use --no-resume to start again"
             )
     values = json.loads((folder / VALUES).read_text(encoding="utf-8"))
     if values.pop("tensors_sha256") != commit.file_sha256(folder / TENSORS):

@@ -101,7 +101,7 @@ def render_slides(run: DemoSettings) -> list[Path]:
 
 
 def _bounds(run: DemoSettings, rows: PatchBank) -> dict[str, Any]:
-    """Reference scores: `ceiling` counts patches by the class a linear probe gives them, `oracle` reads the truth map."""
+    """Reference scores: `ceiling` counts patches by class as a linear probe sees it, `oracle` reads the truth map."""
     table = predictions_on_test(run.out / "runs", CONTENDERS[0].name, [run.recipe.seed])[0]
     seen = ceiling_scores(run.out / "cohort", rows, table["slide_id"].tolist())
     labels = (table["label"] == "b").to_numpy(int)

@@ -1,4 +1,4 @@
-"""One run from a labels table to its result: train, select weights on validation patients, evaluate on test patients."""
+"""One run from a labels table to its result: train, select on validation patients, evaluate on test patients."""
 
 from __future__ import annotations
 

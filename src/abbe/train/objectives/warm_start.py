@@ -42,7 +42,9 @@ def starting_model(
     if config.dim != width:
         raise ConfigError(f"--condenser-init {init}: trained on features of width {config.dim}, these have {width}")
     if config.encoder is not None and encoder is not None and not same_encoder(config.encoder, encoder):
-        raise ConfigError(f"--condenser-init {init}: trained on features of {config.encoder}, but these are from {encoder}")
+        raise ConfigError(
+            f"--condenser-init {init}: trained on features of {config.encoder}, but these are from {encoder}"
+        )
     unscaled = bool((start.scaler.centre == 0).all()) and bool((start.scaler.spread == 1).all())
     if not standardize and not unscaled:
         raise ConfigError(
