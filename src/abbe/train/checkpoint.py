@@ -1,4 +1,4 @@
-"""Checkpoints for exact resume, in safetensors and JSON. No pickle.
+"""Checkpoints for exact resume, as safetensors and JSON, without pickle.
 
 <folder>/state.safetensors   weights, optimiser moments, generator states, best weights so far
 <folder>/state.json          epoch, schedule, optimiser groups, history, and the hash of state.safetensors
@@ -24,7 +24,7 @@ FORMAT, VERSION = "abbe-checkpoint", 2
 
 
 def save(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-    """Commit a checkpoint in place of the previous one. Tensors first: the values name their hash."""
+    """Replace the previous checkpoint. Tensors are written first, because the values contain their hash."""
     with commit.commit(folder / TENSORS, format=FORMAT, version=VERSION) as temporary:
         save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary)
     sidecar = commit.read_sidecar(folder / TENSORS)
@@ -35,7 +35,7 @@ def save(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> No
 def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """(tensors, values) of the checkpoint in `folder`, or None if there is none.
 
-    Raises CheckpointError if a file is damaged or missing.
+    Raises CheckpointError if a file is damaged, missing, or of another version.
     """
     if not (folder / VALUES).is_file():
         return None
@@ -46,7 +46,8 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         version = (commit.read_sidecar(folder / name) or {}).get("version")
         if version != VERSION:
             raise CheckpointError(
-                f"{folder / name}: version {version}, this version of Abbe reads {VERSION}; --no-resume starts again"
+                f"{folder / name}: format version {version}, "
+                f"this version of Abbe reads {VERSION}; use --no-resume to start again"
             )
     values = json.loads((folder / VALUES).read_text(encoding="utf-8"))
     if values.pop("tensors_sha256") != commit.file_sha256(folder / TENSORS):
@@ -62,14 +63,14 @@ def remove(folder: Path) -> None:
 
 
 def check_recipe(folder: Path, old: dict[str, Any], new: Any) -> None:
-    """Raise CheckpointError if a checkpoint was made with another recipe; the number of epochs may differ."""
+    """Raise CheckpointError if the recipe changed. Epochs may change, except with the cosine schedule."""
     remedy = "use the same settings, another folder, or --no-resume"
     free = ("epochs", "checkpoint_every") if new.schedule != "cosine" else ("checkpoint_every",)
     check_unchanged(folder, old, vars(new), remedy=remedy, ignore=free, error=CheckpointError)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimiser's state_dict as (tensors named "optimizer/<parameter>/<name>", plain values)."""
+    """The state_dict of an optimiser as (tensors named "optimizer/<parameter>/<name>", plain values)."""
     state = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
     scalars: dict[str, dict[str, Any]] = {}
@@ -83,7 +84,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor]
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-    """Load what `optimizer_state` returned."""
+    """Load the state returned by `optimizer_state`."""
     state: dict[int, dict[str, Any]] = {int(key): dict(value) for key, value in values["scalars"].items()}
     for key, value in tensors.items():
         if key.startswith("optimizer/"):
