@@ -38,7 +38,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "bench_flops:BenchFlops",
         "count the operations of every method, and compare with published counts",
     ),
-    "bench needle": ("bench_needle:BenchNeedle", "the smallest tumour area that each method detects"),
+    "bench needle": ("bench_needle:BenchNeedle", "the smallest share of tumour patches that each method still detects"),
     "bench ops": ("bench_ops:BenchOps", "time and memory of routing, compared with dense PyTorch"),
     "bench slots": ("bench_slots:BenchSlots", "effect of the clustering loss on the slots of TC-SSA"),
     "bench texture": ("bench_texture:BenchTexture", "speed of `texture`, and accuracy of a linear probe on it"),

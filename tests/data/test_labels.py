@@ -72,7 +72,7 @@ def test_a_missing_table_is_named(tmp_path: Path) -> None:
     [
         ("case_id,slide_id,label\n1,s,a\n2,t,Übergang\n".encode("latin-1"), r"line 3: not UTF-8 \(byte 0xdc\)"),
         ("case_id,slide_id,label\n1,s,a\n".encode("utf-16"), r"line 1: not UTF-8 \(UTF-16\); save the file as UTF-8"),
-        (b"PK\x03\x04rest", "an Excel workbook, not a csv table; save it as csv"),
+        (b"PK\x03\x04rest", "an Excel workbook, not a csv table; save it as a csv"),
     ],
 )
 def test_another_encoding_is_named(tmp_path: Path, content: bytes, message: str) -> None:

@@ -51,7 +51,7 @@ def test_open_closed_and_unusable(tmp_path: Path) -> None:
         ("1", "c1", True, "B", "no"),
         ("3", "c3", True, "A", "x"),
     ]
-    assert read.unusable == {"2": "case 'c2': Answer 'maybe' is none of the choices ['yes', 'no']"}
+    assert read.unusable == {"2": "case 'c2': Answer 'maybe' is not one of the choices ['yes', 'no']"}
     assert "N = 3 about 2 slides, 1 unusable, sha256" in read.line()
     train = read_wsi_vqa(file(tmp_path, [closed("c3")], "train.json"))
     starred = closed_unseen(read, train)
