@@ -68,7 +68,7 @@ def test_what_is_missing_from_index_or_folder_is_refused(tmp_path):
         read_patches(tmp_path)
     index = (folder / "index.csv").read_text()
     (folder / "index.csv").write_text(index + "colon_n,gone.png,9,00\n")
-    with pytest.raises(TableError, match=r"line 12: colon_n/gone\.png is not among the patches given"):
+    with pytest.raises(TableError, match=r"line 12: colon_n/gone\.png is not among the given patches"):
         read_patches(folder)
     (folder / "index.csv").write_text(index.replace("group", "tile"))
     with pytest.raises(TableError, match="no column 'group'"):
