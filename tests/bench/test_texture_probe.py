@@ -188,7 +188,7 @@ def test_a_probe_tells_informative_features_from_noise_and_keeps_groups_whole(tm
 @pytest.mark.slow
 def test_the_verb_writes_speed_and_probe(tmp_path, capsys):
     folder = made(tmp_path / "p")
-    run = BenchTexture(folder, repeats=1, results=tmp_path / "out", side=32, per_class=1, rounds=1)
+    run = BenchTexture(patches=folder, repeats=1, results=tmp_path / "out", side=32, per_class=1, rounds=1)
     assert run.run() == 0
     assert "Linear probe on 120 patches of 32 pixels" in capsys.readouterr().out
     found = json.loads(next((tmp_path / "out").glob("*-texture.json")).read_text())
@@ -200,4 +200,4 @@ def test_the_verb_writes_speed_and_probe(tmp_path, capsys):
 
 def test_options_that_cannot_be_are_refused():
     with pytest.raises(ConfigError, match="--repeats must be at least 1, got 0"):
-        BenchTexture(repeats=0).run()
+        BenchTexture(patches=repeats=0).run()
