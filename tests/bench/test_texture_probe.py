@@ -200,4 +200,4 @@ def test_the_verb_writes_speed_and_probe(tmp_path, capsys):
 
 def test_options_that_cannot_be_are_refused():
     with pytest.raises(ConfigError, match="--repeats must be at least 1, got 0"):
-        BenchTexture(patches=repeats=0).run()
+        BenchTexture(repeats=0).run()
