@@ -50,7 +50,7 @@ def test_every_option_is_documented(verb: str) -> None:
 
 def test_unknown_verbs_and_groups(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["encoed", "x"]) == 2
-    assert "no verb 'encoed'. Did you mean 'encode'" in capsys.readouterr().err
+    assert "unknown verb 'encoed'. Did you mean 'encode'" in capsys.readouterr().err
     assert cli.run(["train"]) == 2
     assert "abbe train classify" in capsys.readouterr().err
     assert cli.run(["train", "--help"]) == 0
@@ -128,4 +128,4 @@ def test_types_come_back_as_they_were() -> None:
 
 def test_a_missing_file_is_refused_before_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["evaluate", "classify", "--out", str(tmp_path)]) == 2
-    assert "go together; or give --from" in capsys.readouterr().err
+    assert "are all required, unless --from is given" in capsys.readouterr().err

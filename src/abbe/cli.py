@@ -1,7 +1,7 @@
-"""The command line: one line a verb. `abbe --help` imports nothing but this table; a verb imports what it needs.
+"""The command line. `abbe --help` imports only the table `VERBS`; each verb imports what it needs.
 
-A verb is a frozen dataclass: its fields are its options, its docstring is its help, `run()` returns the exit code.
-Exit codes: 0 all done, 1 some items failed, 2 refused before work.
+A verb is a frozen dataclass: its fields are the options, its docstring is the help, `run()` returns the exit code.
+Exit codes: 0 success, 1 some items failed, 2 invalid input.
 """
 
 from __future__ import annotations
@@ -19,29 +19,32 @@ from typing import Any
 from abbe.version import __version__
 
 VERBS: dict[str, tuple[str, str]] = {
-    "demo": ("demo:Demo", "the tour: phantom slides → features → train → compare → report.html"),
-    "inspect": ("inspect:Inspect", "what a slide, bag, table, benchmark or model is, and what is wrong"),
+    "demo": ("demo:Demo", "full example: phantom slides → features → train → compare → report.html"),
+    "inspect": ("inspect:Inspect", "describe a slide, bag, table, benchmark or model, and report problems"),
     "encode": ("encode:Encode", "slides → bags of patch features, in TRIDENT layout"),
-    "convert": ("convert:Convert", "feature files of any layout → one that Abbe writes"),
-    "cohort mosaic": ("cohort_mosaic:MosaicCohort", "a cohort with known truth, of real labelled patches"),
-    "cohort phantom": ("cohort_phantom:PhantomCohort", "a cohort with known truth, rendered"),
-    "cohort realism": ("cohort_realism:Realism", "rendered patches beside real ones, for the eye and for a probe"),
+    "convert": ("convert:Convert", "feature files of any layout → another layout"),
+    "cohort mosaic": ("cohort_mosaic:MosaicCohort", "a cohort with ground truth from real labelled patches"),
+    "cohort phantom": ("cohort_phantom:PhantomCohort", "a cohort with ground truth from rendered patches"),
+    "cohort realism": ("cohort_realism:Realism", "compare rendered patches with real ones, by eye and by a probe"),
     "train classify": (
         "train_classify:TrainClassify",
-        "bags and labels → a slide classifier, measured on other patients",
+        "bags and labels → a slide classifier, evaluated on held-out patients",
     ),
     "evaluate classify": ("evaluate_classify:EvaluateClassify", "a model and a labelled cohort → metrics"),
-    "condense": ("condense:CondenseSlide", "a bag and a model → its tokens, and who went where"),
-    "export heatmap": ("export_heatmap:ExportHeatmap", "a slide and a model → pictures of what was kept"),
-    "export tsne": ("export_tsne:ExportTsne", "patches of several cohorts in the plane, coloured by slot"),
-    "bench flops": ("bench_flops:BenchFlops", "operations of every method, counted, beside the published"),
-    "bench needle": ("bench_needle:BenchNeedle", "how small an evidence each method still finds"),
-    "bench ops": ("bench_ops:BenchOps", "time and memory of routing, beside dense PyTorch"),
-    "bench slots": ("bench_slots:BenchSlots", "what the clustering loss does to TC-SSA's slots"),
-    "bench texture": ("bench_texture:BenchTexture", "speed of `texture`, and how well a linear probe reads it"),
-    "verify": ("verify:Verify", "every missing, torn, altered or foreign file of an output folder"),
+    "condense": ("condense:CondenseSlide", "a bag and a model → tokens and the assignment of patches"),
+    "export heatmap": ("export_heatmap:ExportHeatmap", "a slide and a model → pictures of the patches that were kept"),
+    "export tsne": ("export_tsne:ExportTsne", "t-SNE of the patches of several cohorts, coloured by slot"),
+    "bench flops": (
+        "bench_flops:BenchFlops",
+        "count the operations of every method, and compare with published counts",
+    ),
+    "bench needle": ("bench_needle:BenchNeedle", "the smallest share of tumour patches that each method still detects"),
+    "bench ops": ("bench_ops:BenchOps", "time and memory of routing, compared with dense PyTorch"),
+    "bench slots": ("bench_slots:BenchSlots", "effect of the clustering loss on the slots of TC-SSA"),
+    "bench texture": ("bench_texture:BenchTexture", "speed of `texture`, and accuracy of a linear probe on it"),
+    "verify": ("verify:Verify", "list missing, torn, altered or foreign files of an output folder"),
 }
-"""verb: (file in abbe.verbs and its class, what it does)"""
+"""{verb: ("module in abbe.verbs:class", description)}"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -50,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command line and return its exit code; what is refused goes to stderr."""
+    """Run one command line and return its exit code; error messages go to stderr."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         sys.stdout.write(overview())
         return 0
@@ -72,11 +75,11 @@ def run(arguments: list[str]) -> int:
     except AbbeError as error:
         sys.stderr.write(f"abbe {verb}: {error}\n")
         return 1
-    except BrokenPipeError:  # whoever read our output has seen enough, as `| head` does
+    except BrokenPipeError:  # the reader closed the pipe, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        sys.stderr.write(f"abbe {verb}: interrupted; the same command goes on from here\n")
+        sys.stderr.write(f"abbe {verb}: interrupted; run the same command to resume\n")
         return 130
 
 
@@ -84,14 +87,14 @@ def overview() -> str:
     """The text of `abbe --help`."""
     width = max(map(len, VERBS))
     lines = [
-        "Abbe condenses a gigapixel pathology slide into about 32 tokens, and answers from them.",
+        "Abbe condenses a gigapixel pathology slide into about 32 tokens and predicts from them.",
         "",
         "usage: abbe VERB [options]     abbe VERB --help",
         "",
         *(f"  {verb:<{width}}  {phrase}" for verb, (_, phrase) in VERBS.items()),
         "",
-        "Every verb takes --config FILE (a config.json that a run wrote; options override it). The same command again",
-        "resumes. Exit codes: 0 all done, 1 some items failed, 2 refused before work.",
+        "Every verb takes --config FILE (a config.json of an earlier run; options override it). Repeating a command",
+        "resumes it. Exit codes: 0 success, 1 some items failed, 2 invalid input.",
         "",
         "example: abbe encode slides/ --out out --mpp 0.5",
     ]
@@ -99,7 +102,7 @@ def overview() -> str:
 
 
 def _split(arguments: list[str]) -> tuple[str | None, list[str]]:
-    """(verb, its options). (None, …) after telling what is wrong, with options empty, or after a group's help."""
+    """(verb, its options); (None, …) after a group's help, or, with empty options, after an error message."""
     for words in (2, 1):
         verb = " ".join(arguments[:words])
         if len(arguments) >= words and verb in VERBS:
@@ -112,7 +115,7 @@ def _split(arguments: list[str]) -> tuple[str | None, list[str]]:
         return None, arguments if asked else []
     from abbe.errors import nearest
 
-    sys.stderr.write(f"abbe: no verb {arguments[0]!r}. {nearest(arguments[0], VERBS)}\n")
+    sys.stderr.write(f"abbe: unknown verb {arguments[0]!r}. {nearest(arguments[0], VERBS)}\n")
     return None, []
 
 
@@ -126,18 +129,18 @@ def _parse(kind: type, verb: str, arguments: list[str]) -> Any:
     default = read_config(kind, given) if given else None
     description = inspect.cleandoc(kind.__doc__ or "")
     options: dict[str, Any] = {} if default is None else {"default": default}
-    said = io.StringIO()
+    captured = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(captured):
             return tyro.cli(kind, prog=f"abbe {verb}", description=description, args=rest, **options)
     except SystemExit as stop:
-        # tyro frames every error in a box; a setting that we refuse is told like any other refusal.
+        # tyro prints errors in a box; raise our own errors so that they are printed like all others.
         cause: BaseException | None = stop
         while cause is not None:
             if isinstance(cause, InputError):
                 raise cause from None
             cause = cause.__cause__ or cause.__context__
-        sys.stderr.write(said.getvalue())
+        sys.stderr.write(captured.getvalue())
         raise
 
 

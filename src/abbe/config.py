@@ -1,6 +1,6 @@
-"""Settings as dataclasses, checked strictly: an unknown key or a value of the wrong type is an error.
+"""Settings as dataclasses with strict checks: an unknown key or a value of the wrong type is an error.
 
-Pydantic checks the values; the annotations of the dataclass or constructor are the schema.
+Pydantic checks the values against the type annotations of the dataclass or constructor.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True)
 
 
 def to_dict(settings: Any) -> dict[str, Any]:
-    """The fields of a settings dataclass as plain JSON values, nested ones included; paths become strings."""
+    """The fields of a settings dataclass as plain JSON values, including nested dataclasses; paths become strings."""
     return dict(json.loads(json.dumps(dataclasses.asdict(settings), default=_as_text)))
 
 
 def from_dict(kind: type, values: Any, where: str, *, partial: bool = False) -> Any:
-    """The dataclass `kind` from plain JSON values, nested dataclasses included.
+    """An instance of the dataclass `kind` from plain JSON values, including nested dataclasses.
 
-    where: opens every error message.   partial: required fields may be absent; the command line must supply them.
+    where: prefix of every error message.   partial: required fields may be missing, to be given on the command line.
 
-    Raises ConfigError naming the key and the nearest known key, or the value that does not fit.
+    Raises ConfigError for an unknown key (with the nearest known key), a missing key, or a value of the wrong type.
     """
     if not isinstance(values, dict):
         raise ConfigError(f"{where}: expected an object of settings, found {type(values).__name__}")
@@ -58,9 +58,9 @@ def from_dict(kind: type, values: Any, where: str, *, partial: bool = False) -> 
 
 
 def read_config(kind: type, path: Path) -> Any:
-    """The dataclass `kind` with the values of the JSON file at `path`; required ones that it lacks stay open.
+    """An instance of the dataclass `kind` from the JSON file at `path`; required fields may be missing.
 
-    Raises ConfigError naming file, key and the nearest known key, or the value that does not fit.
+    Raises ConfigError for a file that cannot be read, an unknown key, or a value of the wrong type.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -72,23 +72,23 @@ def read_config(kind: type, path: Path) -> Any:
 
 
 def only(kind: type, settings: Any) -> dict[str, Any]:
-    """The fields that `settings` has from `kind`, as plain JSON values; a verb's own options are left out."""
+    """The fields of `settings` that `kind` defines, as plain JSON values; without the other options of a verb."""
     names = {item.name for item in dataclasses.fields(kind)}
     return {key: value for key, value in to_dict(settings).items() if key in names}
 
 
 def to_flags(kind: type, settings: Any) -> list[str]:
-    """The words of the command line that gives `settings`: options for the fields of `kind` that differ from defaults.
+    """Command-line arguments that reproduce `settings`: one option per field of `kind` that differs from its default.
 
-    A nested field gives `--outer.inner`. Words are not quoted; `shlex.join` does that.
+    A nested field becomes `--outer.inner`. Arguments are not quoted; use `shlex.join`.
     """
     return _flags(kind, settings, None, "")
 
 
 def check_options(owner: str, constructor: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a constructor, checked against its annotations; numpy scalars become Python numbers.
+    """Check options against the annotations of a constructor; numpy scalars become Python numbers.
 
-    Raises ConfigError for an option it does not have, with the nearest it has, and for a value of another type.
+    Raises ConfigError for an unknown option (with the nearest known option) and for a value of the wrong type.
     """
     known = [key for key in inspect.signature(constructor).parameters if key != "self"]
     hints = typing.get_type_hints(constructor)
@@ -112,7 +112,7 @@ def _default(item: dataclasses.Field[Any]) -> Any:
 
 
 def _flags(kind: type, settings: Any, defaults: Any, prefix: str) -> list[str]:
-    """defaults: an instance whose fields are the defaults, or None for those of `kind`."""
+    """defaults: an instance that holds the default values, or None for the defaults of `kind`."""
     words: list[str] = []
     for item in dataclasses.fields(kind):
         value = getattr(settings, item.name)
@@ -131,7 +131,7 @@ def _flags(kind: type, settings: Any, defaults: Any, prefix: str) -> list[str]:
 
 
 def _json_value(hint: Any, value: Any, where: str) -> Any:
-    try:  # as JSON: a string may be a path, and a list a tuple, but "3" is not a number
+    try:  # JSON mode accepts a string as a path and a list as a tuple, but not "3" as a number
         return _adapter(hint).validate_json(json.dumps(value))
     except ValidationError as error:
         raise ConfigError(f"{where}: expected {_shown(hint)}, got {value!r}") from error
@@ -149,5 +149,5 @@ def _shown(hint: Any) -> str:
 
 
 def _as_text(value: Any) -> str:
-    """Paths as text that JSON can hold: bytes of a name that are not UTF-8 become \\xNN."""
+    """Paths as valid UTF-8: bytes of a name that are not UTF-8 become \\xNN."""
     return os.fsencode(value).decode("utf-8", "backslashreplace") if isinstance(value, os.PathLike) else str(value)

@@ -1,4 +1,4 @@
-"""What a person or a machine sees: progress on stderr, results on stdout."""
+"""Terminal output: messages and progress on stderr, results on stdout."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ T = TypeVar("T")
 
 
 def say(text: str) -> None:
-    """A line for a person, on stderr, so that stdout stays for results."""
+    """Print a message to stderr; stdout is reserved for results."""
     Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
 
 
 def result(text: str, value: Any, *, json_output: bool) -> None:
-    """The result of a verb on stdout: `text` for a person, or `value` as one JSON document with --json."""
+    """Print the result of a verb to stdout: `text`, or `value` as one JSON document with --json."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) if json_output else text)
     sys.stdout.write("\n")
 
 
 @contextmanager
 def progress(description: str, total: int | None) -> Iterator[Progress]:
-    """A progress bar on stderr with one task, 0; drawn only on a terminal."""
+    """A progress bar with one task (id 0) on stderr; shown only on a terminal."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

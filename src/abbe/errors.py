@@ -1,16 +1,16 @@
-"""Every error Abbe raises on purpose.
+"""All errors that Abbe raises on purpose.
 
     AbbeError
-    ├── InputError                 something given is wrong; also a ValueError
-    │   ├── ConfigError            an option, a key or a name: nearest one suggested
-    │   ├── BagError               features, coordinates or their lengths
-    │   │   └── MissingCoordinates a step needs positions that the bag does not have
+    ├── InputError                 invalid input; also a ValueError
+    │   ├── ConfigError            an option, a key or a name; suggests the nearest one
+    │   ├── BagError               features or coordinates
+    │   │   └── MissingCoordinates a step needs coordinates and the bag has none
     │   ├── TableError             a labels, splits or predictions table
     │   └── CheckpointError        a model folder or a training checkpoint
-    ├── SlideError                 one slide could not be used; a batch records it and goes on
+    ├── SlideError                 one slide failed; a batch records it and continues
     └── StoreError                 an output on disk is missing, torn, altered or foreign
 
-A message names the file or object, the key, the value found, and what would be right.
+A message names the file or object, the key, the value found, and what was expected.
 """
 
 from __future__ import annotations
@@ -21,35 +21,35 @@ from collections.abc import Iterable
 
 
 class AbbeError(Exception):
-    """Root of the tree: catch this to catch everything Abbe refuses on purpose."""
+    """Base class of all errors that Abbe raises on purpose."""
 
 
 class InputError(AbbeError, ValueError):
-    """Something the user gave is wrong; nothing was computed from it."""
+    """Invalid input from the user."""
 
 
 class ConfigError(InputError):
-    """An option, a configuration key or a registered name that does not exist or does not fit."""
+    """An option, a configuration key or a registered name that is unknown or has an invalid value."""
 
 
 class BagError(InputError):
-    """A bag whose features, coordinates or geometry contradict each other."""
+    """A bag with invalid or inconsistent features, coordinates or geometry."""
 
 
 class MissingCoordinates(BagError):
-    """Positions were asked of a bag that has none."""
+    """Coordinates are needed but the bag has none."""
 
 
 class TableError(InputError):
-    """A table (labels, splits, predictions) that cannot be used as it stands."""
+    """An invalid table (labels, splits, predictions)."""
 
 
 class CheckpointError(InputError):
-    """A model folder or checkpoint that is incomplete, altered or of another kind."""
+    """A model folder or checkpoint that is incomplete, altered or of the wrong kind."""
 
 
 class SlideError(AbbeError):
-    """One slide could not be used. `stage` says where: open, geometry, tissue, read, encode, write, time limit."""
+    """One slide failed. `stage` is one of open, geometry, tissue, read, encode, write, time limit."""
 
     def __init__(self, stage: str, reason: str) -> None:
         super().__init__(f"{stage}: {reason}")
@@ -58,19 +58,19 @@ class SlideError(AbbeError):
 
 
 class StoreError(AbbeError):
-    """A file in an output folder that is missing, torn, altered or not ours."""
+    """A file in an output folder that is missing, torn, altered or not written by Abbe."""
 
 
 def check_range(owner: str, least: float, below: float = math.inf, **options: float) -> None:
-    """Raise ConfigError for an option that is not a number in [least, below)."""
+    """Raise ConfigError for an option outside [least, below), or NaN."""
     for option, value in options.items():
         if not least <= value < below:  # NaN fails too
-            right = f"at least {least:g}" + ("" if below == math.inf else f" and below {below:g}")
-            raise ConfigError(f"{owner}: {option} must be {right}, got {value!r}")
+            expected = f"at least {least:g}" + ("" if below == math.inf else f" and below {below:g}")
+            raise ConfigError(f"{owner}: {option} must be {expected}, got {value!r}")
 
 
 def nearest(name: object, choices: Iterable[str]) -> str:
-    """A closing sentence for an error about an unknown `name`: the nearest choice, or all of them."""
+    """Last sentence of an error about an unknown `name`: the nearest choice, or all choices."""
     known = sorted(choices)
     close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     if close:

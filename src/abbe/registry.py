@@ -1,4 +1,4 @@
-"""A folder is a registry: the file `foo.py` in it, holding one subclass of the base, is registered as `foo`."""
+"""A package is a registry: a module `foo.py` that defines one subclass of the base class is registered as `foo`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _NOT_ENTRIES = {"base", "streaming"}
 
 
 def list_names(package: str) -> list[str]:
-    """Names registered in `package` (a dotted module name), sorted. Imports the package, not its entries."""
+    """Sorted names registered in `package` (a dotted module name). Imports the package but not its entries."""
     path = importlib.import_module(package).__path__
     names = (module.name for module in pkgutil.iter_modules(path))
     return sorted(name for name in names if not name.startswith("_") and name not in _NOT_ENTRIES)
 
 
 def load(package: str, name: str, base: type[T]) -> type[T]:
-    """The one subclass of `base` defined in `package.name`. ConfigError names the nearest entry where there is none."""
+    """The subclass of `base` defined in `package.name`. Raises ConfigError if unknown or ambiguous."""
     if name not in list_names(package):
         kind = package.rpartition(".")[2]
         raise ConfigError(f"unknown name {name!r} in {kind}. {nearest(name, list_names(package))}")

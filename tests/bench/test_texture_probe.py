@@ -68,7 +68,7 @@ def test_what_is_missing_from_index_or_folder_is_refused(tmp_path):
         read_patches(tmp_path)
     index = (folder / "index.csv").read_text()
     (folder / "index.csv").write_text(index + "colon_n,gone.png,9,00\n")
-    with pytest.raises(TableError, match=r"line 12: colon_n/gone\.png is not among the patches given"):
+    with pytest.raises(TableError, match=r"line 12: colon_n/gone\.png is not among the given patches"):
         read_patches(folder)
     (folder / "index.csv").write_text(index.replace("group", "tile"))
     with pytest.raises(TableError, match="no column 'group'"):
@@ -188,7 +188,7 @@ def test_a_probe_tells_informative_features_from_noise_and_keeps_groups_whole(tm
 @pytest.mark.slow
 def test_the_verb_writes_speed_and_probe(tmp_path, capsys):
     folder = made(tmp_path / "p")
-    run = BenchTexture(folder, repeats=1, results=tmp_path / "out", side=32, per_class=1, rounds=1)
+    run = BenchTexture(patches=folder, repeats=1, results=tmp_path / "out", side=32, per_class=1, rounds=1)
     assert run.run() == 0
     assert "Linear probe on 120 patches of 32 pixels" in capsys.readouterr().out
     found = json.loads(next((tmp_path / "out").glob("*-texture.json")).read_text())

@@ -35,7 +35,7 @@ def test_strings_stay_strings_and_a_byte_order_mark_is_no_name(tmp_path: Path) -
     ("text", "message"),
     [
         ("case_id,slide_id,lable\n1,2,3\n", r"labels\.csv: no column 'label'. Did you mean 'lable'"),
-        ("case_id,slide_id,label\n1,s,a\n1,s,a\n", r"line 3: slide 's' is listed a second time"),
+        ("case_id,slide_id,label\n1,s,a\n1,s,a\n", r"line 3: slide 's' is duplicated"),
         ("case_id,slide_id,label\n1,s,a\n1,t, \n", r"line 3: column 'label' is empty"),
         ("case_id,slide_id,label,split\n1,s,a,train\n1,t,a,tset\n", r"line 3: split is 'tset'; expected one of train"),
         (
@@ -47,14 +47,14 @@ def test_strings_stay_strings_and_a_byte_order_mark_is_no_name(tmp_path: Path) -
         ("case_id,slide_id,label\n", "a header but no rows"),
         ("case_id;slide_id;label\n1;s;a\n", "line 1: columns are separated by semicolons; save the table with commas"),
         ("case_id\tslide_id\tlabel\n1\ts\ta\n", "line 1: columns are separated by tabs"),
-        ("case_id,slide_id,label,label\n1,s,a,b\n", "line 1: column 'label' is there 2 times"),
-        ("case_id,slide_id,label,,\n1,s,a,,\n", "line 1: a column without a name is there 2 times"),
+        ("case_id,slide_id,label,label\n1,s,a,b\n", r"line 1: column 'label' is duplicated \(2 times\)"),
+        ("case_id,slide_id,label,,\n1,s,a,,\n", r"line 1: a column without a name is duplicated \(2 times\)"),
         ("case_id,slide_id,label\n1,s,a\n1,t\n", "line 3: 2 values for 3 columns"),
         ("case_id,slide_id,label\n1,s,a,\n1,t,b,\n", "line 2: 4 values for 3 columns"),
         ('case_id,slide_id,label\n1,s,"a\n1,t,b\n', "line 2: cannot be read as a csv table"),
         # A quoted line break makes rows and lines differ; the line of the file is what an editor shows.
-        ('case_id,slide_id,label\n1,s,"a\nb"\n\n1,s,a\n', "line 5: slide 's' is listed a second time"),
-        ("case_id,slide_id,label\n1,s,a\0\n", "line 2: holds a zero byte"),
+        ('case_id,slide_id,label\n1,s,"a\nb"\n\n1,s,a\n', "line 5: slide 's' is duplicated"),
+        ("case_id,slide_id,label\n1,s,a\0\n", "line 2: contains a null byte"),
     ],
 )
 def test_a_broken_table_is_refused_by_line(tmp_path: Path, text: str, message: str) -> None:
@@ -72,7 +72,7 @@ def test_a_missing_table_is_named(tmp_path: Path) -> None:
     [
         ("case_id,slide_id,label\n1,s,a\n2,t,Übergang\n".encode("latin-1"), r"line 3: not UTF-8 \(byte 0xdc\)"),
         ("case_id,slide_id,label\n1,s,a\n".encode("utf-16"), r"line 1: not UTF-8 \(UTF-16\); save the file as UTF-8"),
-        (b"PK\x03\x04rest", "an Excel workbook, not a csv table; save it as csv"),
+        (b"PK\x03\x04rest", "an Excel workbook, not a csv table; save it as a csv"),
     ],
 )
 def test_another_encoding_is_named(tmp_path: Path, content: bytes, message: str) -> None:
@@ -110,15 +110,18 @@ def test_clam_splits_of_unequal_lengths(tmp_path: Path) -> None:
     ("text", "message"),
     [
         (",train,val,test\n0,001,001,004\n", r"splits_0\.csv, line 2: slide '001' is in 'train' and in 'val'"),
-        (",train,val,test\n0,001,003,004\n1,001,,\n", "line 3: slide '001' is twice in 'train'"),
+        (",train,val,test\n0,001,003,004\n1,001,,\n", "line 3: slide '001' is duplicated in 'train'"),
         (
             ",train,val,test\n0,001,003,004\n1,,002,\n",
             r"splits_0\.csv, line 3 \(slide '002'\): patient '1' is in 'train' and in 'val'",
         ),
         (",train,val,test\n0,001,003,1\n", r"line 2: slide '1' of column 'test' is not in .*labels\.csv"),
         (",train,val\n0,001,003\n", r"splits_0\.csv: no column 'test'"),
-        (",train,val,test\n001,True,False,False\n002,False,True,False\n", "True and False, as splits_k_bool.csv does"),
-        (",train,val,test\nnormal,2,1,1\ntumour,3,1,1\n", "holds counts, as splits_k_descriptor.csv does"),
+        (
+            ",train,val,test\n001,True,False,False\n002,False,True,False\n",
+            "contains True and False, like splits_k_bool.csv",
+        ),
+        (",train,val,test\nnormal,2,1,1\ntumour,3,1,1\n", "contains counts, like splits_k_descriptor.csv"),
     ],
 )
 def test_broken_clam_splits_are_refused_by_line(tmp_path: Path, text: str, message: str) -> None:
@@ -128,7 +131,7 @@ def test_broken_clam_splits_are_refused_by_line(tmp_path: Path, text: str, messa
 
 def test_two_sources_of_splits_are_refused(tmp_path: Path) -> None:
     labels = "case_id,slide_id,label,split\n1,s,a,train\n"
-    with pytest.raises(TableError, match="has a column 'split' of its own"):
+    with pytest.raises(TableError, match="already has a column 'split'; remove it, or do not pass the splits file"):
         with_splits(tmp_path, ",train,val,test\n0,s,,\n", labels)
 
 
@@ -170,14 +173,14 @@ def test_stamp_tables(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("clini", "slides", "message"),
     [
-        ("PATIENT,MSI\n1,a\n1,b\n", "PATIENT,FILENAME\n1,s\n", r"clini\.csv, line 3: patient '1' is listed a second"),
+        ("PATIENT,MSI\n1,a\n1,b\n", "PATIENT,FILENAME\n1,s\n", r"clini\.csv, line 3: patient '1' is duplicated"),
         ("PATIENT,MSI\n1,\n", "PATIENT,FILENAME\n1,s\n", r"clini\.csv, line 2: column 'MSI' is empty"),
         ("PATIENT,msi\n1,a\n", "PATIENT,FILENAME\n1,s\n", r"clini\.csv: no column 'MSI'"),
         ("PATIENT,MSI\n1,a\n", "PATIENT,FILENAME\n1,s\n2,t\n", r"slides\.csv, line 3: patient '2' is not in .*clini"),
         (
             "PATIENT,MSI\n1,a\n",
             "PATIENT,FILENAME\n1,s\n1,x/s.h5\n",
-            r"slides\.csv, line 3: slide 's' is listed a second",
+            r"slides\.csv, line 3: slide 's' is duplicated",
         ),
     ],
 )
@@ -207,7 +210,7 @@ def test_three_tables_as_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("test", "message"),
     [
-        ("3,v,a\n3,s,a\n", r"test\.csv, line 3: slide 's' is listed a second time, first for 'train'"),
+        ("3,v,a\n3,s,a\n", r"test\.csv, line 3: slide 's' is also in split 'train'"),
         ("1,v,a\n", r"test\.csv, line 2: patient '1' is in 'train' and in 'test'"),
         ("case_id,slide_id,label,age\n3,v,a,1\n", r"test\.csv: columns differ from those of .*train\.csv: \['age'\]"),
     ],
@@ -241,15 +244,15 @@ TASK = "target: code\nlabel_dict:\n  A: 0\n  B: 1\nprompts:\n  A: [one]\n  B: [t
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        ("B: 1", "A: 1", r"task\.yaml: not the yaml of a task \(key 'A' is given twice"),
+        ("B: 1", "A: 1", r"task\.yaml: not a valid task yaml \(key 'A' is duplicated"),
         ("B: 1", "NO: 1", "key 'label_dict': code False is a bool; put it in quotes"),
         ("B: [two]", "NO: [two]", "key 'prompts': class False is a bool; put it in quotes"),
-        ("B: 1", "B: 2", "numbers must be 0 to 1, each once"),
-        ("B: 1", "C: 1", r"\['B', 'C'\] are in one of label_dict and prompts only"),
-        ("[two]", "[]", r"key 'prompts', class 'B': expected a list of texts"),
-        ("target: code", "target: [", "not the yaml of a task"),
+        ("B: 1", "B: 2", "key 'label_dict': indices must be 0 to 1, each used once"),
+        ("B: 1", "C: 1", r"\['B', 'C'\] are in only one of label_dict and prompts"),
+        ("[two]", "[]", r"key 'prompts', class 'B': expected a non-empty list of strings"),
+        ("target: code", "target: [", "not a valid task yaml"),
         ("target: code\n", "", "key 'target' is None; expected a str"),
-        ("target: code", "target: !!python/object/apply:os.getcwd []", "not the yaml of a task"),
+        ("target: code", "target: !!python/object/apply:os.getcwd []", "not a valid task yaml"),
     ],
 )
 def test_a_broken_titan_task_is_refused(tmp_path: Path, before: str, after: str, message: str) -> None:
@@ -267,7 +270,9 @@ def test_a_titan_table_with_an_unknown_code_is_refused(tmp_path: Path) -> None:
     for number, code in enumerate("ABX"):
         paths.append(tmp_path / f"{number}.csv")
         paths[-1].write_text(f"slide_id,case_id,code\ns{number},c{number},{code}\n")
-    with pytest.raises(TableError, match=r"lacks the codes \['X'\] of column 'code'"):
+    with pytest.raises(
+        TableError, match=r"task\.yaml, key 'label_dict': the codes \['X'\] of column 'code' are missing"
+    ):
         read_titan(*paths, tmp_path / "task.yaml")
 
 
@@ -285,10 +290,13 @@ def test_real_conch_prompts(data: Path) -> None:
             '{"0": {"classnames": {"A": ["a"]}, "templates": ["a photo."]}}',
             "template 'a photo.' does not contain CLASSNAME",
         ),
-        ('{"0": {"classnames": {"A": []}, "templates": ["CLASSNAME."]}}', "class 'A': expected a list of texts"),
-        ('{"0": {"classnames": {}, "templates": ["CLASSNAME."]}}', "expected an object of classes"),
+        (
+            '{"0": {"classnames": {"A": []}, "templates": ["CLASSNAME."]}}',
+            "class 'A': expected a non-empty list of strings",
+        ),
+        ('{"0": {"classnames": {}, "templates": ["CLASSNAME."]}}', "expected an object of the form"),
         ('{"0": {"names": {}}}', "expected the keys classnames and templates"),
-        ('{"0": {}, "1": {}}', "holds 2 prompt sets; give one of 0, 1 as group"),
+        ('{"0": {}, "1": {}}', "contains 2 prompt sets; set group to one of 0, 1"),
         ("[]", "expected an object of prompt sets"),
     ],
 )
@@ -375,5 +383,5 @@ def test_every_slide_once_an_epoch_over_all_processes(n: int, size: int, world: 
 
 
 def test_too_many_processes_are_refused() -> None:
-    with pytest.raises(InputError, match="3 slides in batches of 8 cannot be dealt to 4 processes"):
+    with pytest.raises(InputError, match="3 slides in batches of 8 cannot be divided among 4 processes"):
         Batches(3, 8, seed=0, world=4)

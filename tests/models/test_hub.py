@@ -55,8 +55,8 @@ def change(folder: Path, **values: object) -> None:
         ({"poling": "mean"}, "unknown key 'poling'. Did you mean 'pooling'"),
         ({"model_type": "bert"}, "model_type is 'bert'"),
         ({"format_version": 7}, "format_version must be 1"),
-        ({"hidden": 64}, "cannot be read as the weights of this model"),
-        ({"pooling": "mean"}, "does not fit config.json: missing .*, unexpected .*pool"),
+        ({"hidden": 64}, "cannot be loaded into this model"),
+        ({"pooling": "mean"}, "does not match config.json: missing .*, unexpected .*pool"),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused(folder: Path, values: dict[str, object], message: str) -> None:

@@ -155,8 +155,8 @@ def test_the_command_names_broken_patches_and_exits_with_1(patches, tmp_path, ca
     said = capsys.readouterr().out
     assert "6 mosaics in" in said
     assert "left out: two/3.png: cannot be decoded" in said
-    assert "left out: two/5.png: cannot be decoded (no image of a known format)\n" in said
-    assert "passed over, images of other classes: unasked (1)\n" in said
+    assert "left out: two/5.png: cannot be decoded (unknown image format)\n" in said
+    assert "skipped images of other classes: unasked (1)\n" in said
     assert replace(verb, json=True).run() == 1
     record = json.loads(capsys.readouterr().out)
     assert set(record["broken"]) == {"two/3.png", "two/5.png"}
@@ -202,14 +202,14 @@ def test_class_folders_may_be_given_themselves(rows, patches, tmp_path):
 
 def test_sources_without_images_are_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(ValueError, match=r"no image of class 'other' in .* Nothing there is an image; give a folder"):
+    with pytest.raises(ValueError, match=r"no image of class 'other' in .* No images were found"):
         build_mosaic_bank(plan_of(tmp_path), tmp_path / "bank", workers=1)
 
 
 def test_a_file_twice_in_a_class_is_named_with_both_places(patches, tmp_path):
     for part in ("a", "b"):
         copy_of(patches / "two", tmp_path / part / "two")
-    with pytest.raises(ValueError, match=r"two/0\.png is there twice \(.*: a/two/0\.png and .*: b/two/0\.png\)"):
+    with pytest.raises(ValueError, match=r"two/0\.png is duplicated \(.*: a/two/0\.png and .*: b/two/0\.png\)"):
         find_images([tmp_path], ("two",), None)
 
 
@@ -239,7 +239,7 @@ def test_another_size_is_refused_or_resampled_by_rule(patches, tmp_path):
     bank = build_mosaic_bank(plan_of(copy, resize=True), tmp_path / "bank", workers=1)
     assert len(bank.cls) == 6 * GROUPS
     Image.new("RGB", (64, 80)).save(copy / "two" / "0.png")
-    with pytest.raises(ValueError, match=r"two/0\.png has 64 x 80 pixels.*cut it square first"):
+    with pytest.raises(ValueError, match=r"two/0\.png has 64 x 80 pixels.*crop it to a square first"):
         build_mosaic_bank(plan_of(copy, resize=True), tmp_path / "bank2", workers=1)
 
 
@@ -260,15 +260,15 @@ def test_an_altered_file_is_left_out_by_name(patches, tmp_path):
     bank = build_mosaic_bank(plan_of(copy), tmp_path / "bank", workers=1)
     assert len(bank.cls) == 6 * GROUPS - 1
     broken = json.loads((tmp_path / "bank" / "bank.json").read_text())["broken"]
-    assert broken == {"two/4.png": "altered: its sha256 is not the one in the index"}
+    assert broken == {"two/4.png": "sha256 does not match the index; the file was altered"}
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ("row missing", r"index\.csv: no row for two/0\.png and 0 more images"),
-        ("file missing", r"index\.csv, line 30: two/0\.png is not among the patches given"),
-        ("row twice", r"index\.csv, line 44: two/0\.png is listed a second time"),
+        ("file missing", r"index\.csv, line 30: two/0\.png is not among the given patches"),
+        ("row twice", r"index\.csv, line 44: two/0\.png is duplicated"),
         ("no group", r"column 'group' is empty"),
     ],
 )

@@ -57,7 +57,7 @@ def test_the_command_writes_montage_and_record(tmp_path, capsys):
     assert verb.run() == 0
     said = capsys.readouterr().out
     assert "balanced accuracy" in said
-    assert "passed over, images of other classes: sub (1)" in said
+    assert "skipped images of other classes: sub (1)" in said
     record = json.loads((tmp_path / "out" / "realism.json").read_text())
     assert record["patches"] == record["groups"] == {"rendered": 36, "real": 10}
     assert record["balanced_accuracy"] > 0.9

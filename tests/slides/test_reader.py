@@ -179,7 +179,7 @@ def is_gone(pid: int) -> bool:
 
 @pytest.mark.slow
 def test_the_time_limit_kills_the_child_and_what_it_started(slide, tmp_path):
-    with pytest.raises(SlideError, match=r"time limit: not done after 1 seconds; --time-limit"):
+    with pytest.raises(SlideError, match=r"time limit: not done after 1 seconds; raise --time-limit"):
         frames_of(slide, command=hanging(tmp_path), time_limit=1.0)
     assert is_gone(int((tmp_path / "pid").read_text()))
 

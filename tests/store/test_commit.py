@@ -71,7 +71,7 @@ def test_a_broken_sidecar_is_named(tmp_path: Path) -> None:
     path = tmp_path / "x.txt"
     commit.write_text(path, "text", format="test")
     commit.sidecar_path(path).write_text("{}")
-    with pytest.raises(StoreError, match=r"x\.txt\.sha256\.json: not a sidecar"):
+    with pytest.raises(StoreError, match=r"x\.txt\.sha256\.json: not a valid sidecar"):
         commit.state(path)
 
 

@@ -119,7 +119,7 @@ def test_the_weights_of_the_best_monitored_epoch_are_kept_and_ties_go_to_the_low
 
 
 def test_what_is_not_measured_cannot_be_monitored() -> None:
-    with pytest.raises(ConfigError, match=r"--recipe.monitor auroc is not measured.* measured are loss, task"):
+    with pytest.raises(ConfigError, match=r"--recipe.monitor auroc is not computed.* available: loss, task"):
         run(Recipe(epochs=1, monitor="auroc"))
 
 

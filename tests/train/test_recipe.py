@@ -53,7 +53,7 @@ def test_a_parameter_gets_the_rate_of_its_longest_prefix() -> None:
 
 
 def test_a_prefix_that_fits_nothing_is_refused_with_what_there_is() -> None:
-    with pytest.raises(ConfigError, match="group_lr 'condens' fits no parameter; the model has condenser, head"):
+    with pytest.raises(ConfigError, match="group_lr 'condens' matches no parameter; the model has condenser, head"):
         parameter_groups(Model(), Recipe(group_lr=("condens=0.1",)))
 
 

@@ -83,10 +83,10 @@ def test_every_slide_is_drawn_from_and_empty_ones_are_left_out(tmp_path):
 
 def test_features_of_another_encoder_or_width_are_refused(cohorts):
     classifier = Classifier(ClassifierConfig(8, ("a", "b"), "tcssa", {"tokens": 4}, encoder="uni")).eval()
-    with pytest.raises(BagError, match="features of 'test'; 'uni' is needed"):
+    with pytest.raises(BagError, match="features of 'test', expected 'uni'"):
         sample(classifier, cohorts / "one", 60, name="x", seed=0)
     wide = Classifier(ClassifierConfig(9, ("a", "b"), "tcssa", {"tokens": 4})).eval()
-    with pytest.raises(BagError, match="8 wide; 9 is needed"):
+    with pytest.raises(BagError, match="width 8, expected 9"):
         sample(wide, cohorts / "one", 60, name="x", seed=0)
 
 

@@ -1,3 +1,3 @@
-"""What users bring: labels, splits, the slides of a data set."""
+"""Labels, splits and slides of a data set."""
 
 SPLITS = ("train", "val", "test")

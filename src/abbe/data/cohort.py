@@ -1,4 +1,4 @@
-"""A labels table and a folder of feature files, matched: the slides that can be used, by split."""
+"""Match a labels table with a folder of feature files."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from abbe.store.detect import SUFFIXES, ZARR
 
 @dataclass(frozen=True)
 class Cohort:
-    """The slides of a table that can be used, by split, and those that cannot, each with its reason.
+    """The usable slides of a labels table, by split.
 
     table: the labels table with its column `split`.
+    left_out: {slide_id: reason} of the slides that cannot be used.
     """
 
     table: pd.DataFrame
@@ -35,20 +36,20 @@ class Cohort:
 
     @property
     def slides(self) -> dict[str, int]:
-        """Slides in each split."""
+        """Number of slides per split."""
         return {split: len(records) for split, records in self.splits.items()}
 
     @property
     def patients(self) -> dict[str, int]:
-        """Patients in each split."""
+        """Number of patients per split."""
         return {split: len({record.case_id for record in records}) for split, records in self.splits.items()}
 
 
 def read_cohort(settings: CohortSettings) -> Cohort:
-    """The cohort to train on: every split has slides, and the label has at least two values.
+    """Load a cohort for training.
 
-    Where the table has no column `split`, patients are split by `split_seed`. Raises TableError as read_labels and
-    load_cohort do, and where a split would be empty.
+    If the table has no column `split`, patients are split at random with `split_seed`. Raises the errors of
+    read_labels and load_cohort, and TableError if a split is empty or the label has a single value.
     """
     table = read_labels(settings.labels, label=settings.label, splits=settings.splits)
     if "split" not in table:
@@ -72,16 +73,16 @@ def load_cohort(
 ) -> Cohort:
     """Match a table (columns slide_id, case_id, split and the label) with a folder of feature files, `<slide_id>.h5`.
 
-    A file of another layout does as well, as far as it needs no option to be read: `<slide_id>.safetensors`, `.pt`, ….
+    Other layouts that can be read without options are supported too: `<slide_id>.safetensors`, `.pt`, ….
 
-    classes: their order, where a model fixes it; sorted otherwise.
-    allow_missing: go on without slides whose file is missing, broken or empty; they are returned in `left_out`.
+    classes: class names in order; by default the sorted values of the label.
+    allow_missing: skip slides whose file is missing, broken or empty, and return them in `left_out`.
 
-    Raises TableError naming the slides that cannot be used, BagError where widths or encoders differ.
+    Raises TableError if slides cannot be used, BagError if widths or encoders differ.
     """
     folder = Path(features)
     if not folder.is_dir():
-        raise TableError(f"{folder}: no such folder of feature files (expected <slide_id>.h5 in it)")
+        raise TableError(f"{folder}: the features folder does not exist; expected a folder of <slide_id>.h5 files")
     names = tuple(classes) if classes is not None else tuple(sorted(table[label].unique()))
     splits: dict[str, list[SlideRecord]] = {name: [] for name in SPLITS}
     left_out: dict[str, str] = {}
@@ -94,7 +95,7 @@ def load_cohort(
         try:
             n, width, encoder = peek_bag(path)
             if n == 0:
-                raise BagError(f"{path}: no patches (an empty slide)")
+                raise BagError(f"{path}: the slide has no patches")
         except BagError as error:
             left_out[slide_id] = str(error)
             continue
@@ -103,21 +104,21 @@ def load_cohort(
         if width != first[1] or not same_encoder(encoder, first[2]):
             raise BagError(
                 f"{path}: width {width}, encoder {encoder!r}; {first[0]} has width {first[1]}, encoder {first[2]!r}. "
-                "Features of one cohort must come from one encoder"
+                "All features of a cohort must come from the same encoder"
             )
         splits[str(row["split"])].append(SlideRecord(slide_id, str(row["case_id"]), path, names.index(value)))
     if left_out and not allow_missing:
         some = "; ".join(list(left_out.values())[:3])
         raise TableError(
-            f"{len(left_out)} of {len(table)} slides cannot be used: {some}. --allow-missing goes on without them and "
-            "lists them in the result"
+            f"{len(left_out)} of {len(table)} slides cannot be used: {some}. Use --allow-missing to skip them and "
+            "list them in the result"
         )
     if first is None:
-        raise TableError(f"{folder}: none of the {len(table)} slides of the table has usable features")
+        raise TableError(f"{folder}: none of the {len(table)} slides in the table has usable features")
     return Cohort(table, splits, names, first[1], first[2], left_out)
 
 
 def _feature_file(folder: Path, slide_id: str) -> Path:
-    """The slide's feature file, h5 first; where there is none, the .h5 that is missing."""
+    """Path of the slide's feature file; .h5 is preferred, and returned if no file exists."""
     paths = [folder / f"{slide_id}{suffix}" for suffix in (*SUFFIXES, ZARR)]
     return next((path for path in paths if path.exists()), paths[0])

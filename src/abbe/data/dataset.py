@@ -1,4 +1,4 @@
-"""Slides on disk as a dataset of labelled bags, and batches of them as one packed TokenBatch."""
+"""Dataset of labelled bags read from disk, and packed batches of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from abbe.types import Bag, TokenBatch
 
 @dataclass(frozen=True)
 class SlideRecord:
-    """One slide of a cohort. `label` is the class number."""
+    """One slide of a cohort; `label` is the class index."""
 
     slide_id: str
     case_id: str
@@ -28,14 +28,14 @@ class SlideRecord:
 
 @dataclass(frozen=True, eq=False)
 class LabelledBatch:
-    """A batch and the class of each slide, [B] int64."""
+    """A batch of bags with class indices, [B] int64."""
 
     bags: TokenBatch
     labels: Tensor
 
     @property
     def count(self) -> int:
-        """Slides."""
+        """Number of slides."""
         return len(self.labels)
 
     def to(self, device: torch.device | str) -> LabelledBatch:
@@ -43,47 +43,47 @@ class LabelledBatch:
 
 
 class SlideDataset(Dataset[tuple[Bag, int]]):
-    """(Bag, class) of each item. Bags stay in memory up to `cache_bytes`; beyond that they are read every time."""
+    """Dataset of (bag, class index). At most `cache_bytes` of features are cached."""
 
     def __init__(self, items: Sequence[SlideRecord], *, cache_bytes: int = 2 << 30) -> None:
         self.items = list(items)
-        self._room = cache_bytes
-        self._kept: dict[int, Bag] = {}
+        self._free_bytes = cache_bytes
+        self._cache: dict[int, Bag] = {}
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, row: int) -> tuple[Bag, int]:
-        bag = self._kept.get(row)
+        bag = self._cache.get(row)
         if bag is None:
             bag = read_bag(self.items[row].path)
             size = bag.features.numel() * bag.features.element_size()
-            if size <= self._room:
-                self._room -= size
-                self._kept[row] = bag
+            if size <= self._free_bytes:
+                self._free_bytes -= size
+                self._cache[row] = bag
         return bag, self.items[row].label
 
 
 def collate(samples: Sequence[tuple[Bag, int]]) -> LabelledBatch:
-    """Samples of a SlideDataset as one packed batch."""
+    """Pack samples of a SlideDataset into one batch."""
     return LabelledBatch(TokenBatch.pack([bag for bag, _ in samples]), torch.tensor([label for _, label in samples]))
 
 
 class Batches:
-    """Row numbers of each batch of one epoch, in `parts`; every process sees its own share of every batch.
+    """Batch sampler that yields this process's row indices of every batch, in `parts` lists per batch.
 
-    The order depends on seed and epoch alone, so a resumed run goes on with the very batches it would have had. A batch
-    is drawn over all processes and then dealt out, so one process and many see the same batches. Sizes within an epoch
-    differ by at most one, so that no batch is too small to be dealt out. seed=None keeps the order of the rows.
+    The order depends only on `seed` and `epoch`, so a resumed run sees the same batches. Each batch is drawn globally
+    and then divided among the processes, so its content does not depend on `world`. Batch sizes within an epoch differ
+    by at most one, so that every process gets rows. With seed=None rows keep their order.
 
-    parts: lists in which a share of a batch comes, fewer where a share has fewer rows.
+    parts: micro-batches per batch; reduced if a process has fewer rows than parts.
     """
 
     def __init__(
         self, n: int, batch_size: int, *, seed: int | None, rank: int = 0, world: int = 1, parts: int = 1
     ) -> None:
         if min(n, batch_size) < world:
-            raise InputError(f"{n} slides in batches of {batch_size} cannot be dealt to {world} processes")
+            raise InputError(f"{n} slides in batches of {batch_size} cannot be divided among {world} processes")
         self.n, self.seed, self.rank, self.world = n, seed, rank, world
         self.steps = min(-(-n // batch_size), n // world)
         self.parts = min(parts, n // self.steps // world)
@@ -96,6 +96,6 @@ class Batches:
         order = np.arange(self.n)
         if self.seed is not None:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(self.n)
-        for whole in np.array_split(order, self.steps):
-            for part in np.array_split(whole[self.rank :: self.world], self.parts):
+        for batch in np.array_split(order, self.steps):
+            for part in np.array_split(batch[self.rank :: self.world], self.parts):
                 yield part.tolist()

@@ -1,4 +1,4 @@
-"""Labelled patches as people have them: a folder a class, or zips, with or without a table of groups."""
+"""Labelled patch images in one folder per class or in zip files, optionally with a table of groups."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from abbe.store.walk import files_below
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".tif", ".tiff", ".bmp")
 _MODES = ("RGB", "RGBA", "P", "L")
-_LARGEST = 64 << 20  # bytes of one image file
+_MAX_BYTES = 64 << 20  # per image file
 
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """One image: `member` of the folder or zip `source`, its class, and its group (what must not be split)."""
+    """An image: file `member` of the folder or zip `source`. Images of one group must stay in the same split."""
 
     source: Path
     member: str
@@ -43,9 +43,9 @@ class LabelledImage:
 
 
 def expand(sources: Sequence[str | Path]) -> list[Path]:
-    """Folders and zips that hold images: those given, and the zips anywhere below a folder that was given.
+    """The given folders and zips that contain images, and all zips below the folders.
 
-    Raises InputError for what is neither, and where two have one name.
+    Raises InputError if a source is neither a folder nor a zip, or if two sources have the same name.
     """
     found: list[Path] = []
     for source in map(Path, sources):
@@ -56,23 +56,22 @@ def expand(sources: Sequence[str | Path]) -> list[Path]:
         elif zipfile.is_zipfile(source):
             found.append(source)
         else:
-            raise InputError(f"{source}: neither a folder nor a zip; give patches as a folder a class, or as zips")
+            raise InputError(f"{source}: neither a folder nor a zip; expected one folder per class, or zip files")
     names = [path.name for path in found]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
-        raise InputError(f"two sources are named {twice[0]!r}; rename one")
+        raise InputError(f"two sources have the name {twice[0]!r}; rename one")
     return found
 
 
 def find_images(
     sources: Sequence[Path], classes: Sequence[str], index: Path | None
 ) -> tuple[list[LabelledImage], dict[str, int]]:
-    """Images of these classes, by class and file; and how many images of each other class were passed over.
+    """Images of the given classes sorted by class and file, and the number of skipped images per other class.
 
-    The class is the folder an image lies in, at any depth; or the source's own name, where it lies in none. With
-    `index` (a csv of class, file, group, and sha256 if known) each image needs a row; without, each is a group of its
-    own.
-    Raises InputError for a class without images, a file twice in a class, and where index and images differ.
+    The class of an image is the name of its parent folder, or of the source if it has none. With `index` (a csv with
+    class, file, group and optionally sha256) every image needs a row; without it, every image is its own group.
+    Raises InputError for a class without images, a duplicate file in a class, or images that do not match the index.
     """
     found: dict[tuple[str, str], LabelledImage] = {}
     others: dict[str, int] = {}
@@ -86,13 +85,13 @@ def find_images(
             if (image.cls, image.file) in found:
                 first = found[cls, image.file]
                 places = f"{first.source}: {first.member} and {source}: {member}"
-                raise InputError(f"{image.name} is there twice ({places}); rename one, or give only one of the folders")
+                raise InputError(f"{image.name} is duplicated ({places}); rename one, or give only one of the folders")
             found[image.cls, image.file] = image
     there = {cls for cls, _ in found}
     for cls in classes:
         if cls not in there:
             known = [*there, *others]
-            hint = nearest(cls, known) if known else "Nothing there is an image; give a folder with a folder a class."
+            hint = nearest(cls, known) if known else "No images were found; expected one folder per class."
             raise InputError(f"no image of class {cls!r} in {', '.join(map(str, sources))}. {hint}")
     images = list(found.values()) if index is None else list(_grouped(found, read_csv(index), classes))
     return sorted(images, key=lambda image: (classes.index(image.cls), image.file)), others
@@ -109,9 +108,9 @@ def _members(source: Path) -> list[str]:
 
 
 def passed_over(others: dict[str, int]) -> list[str]:
-    """A line that names the classes nobody asked for, if there are any."""
+    """A line that lists the skipped classes, if any."""
     named = ", ".join(f"{name} ({count})" for name, count in sorted(others.items()))
-    return [f"passed over, images of other classes: {named}"] if named else []
+    return [f"skipped images of other classes: {named}"] if named else []
 
 
 def _grouped(
@@ -124,9 +123,9 @@ def _grouped(
         if row["class"] not in classes:
             continue
         if key in listed:
-            table.refuse(number, f"{key[0]}/{key[1]} is listed a second time")
+            table.refuse(number, f"{key[0]}/{key[1]} is duplicated")
         if key not in found:
-            table.refuse(number, f"{key[0]}/{key[1]} is not among the patches given")
+            table.refuse(number, f"{key[0]}/{key[1]} is not among the given patches")
         listed.add(key)
         image = found[key]
         yield LabelledImage(image.source, image.member, image.cls, row["group"], row.get("sha256", "").strip())
@@ -136,7 +135,7 @@ def _grouped(
 
 
 def sources_sha256(sources: Sequence[Path], index: Path | None) -> dict[str, str]:
-    """SHA-256 of each zip and of the index; of a folder, that of its images' names and hashes."""
+    """SHA-256 per source and of the index; for a folder, the hash of its images' names and hashes."""
     found = {source.name: _folder_sha256(source) if source.is_dir() else file_sha256(source) for source in sources}
     return found if index is None else {**found, index.name: file_sha256(index)}
 
@@ -149,9 +148,10 @@ def _folder_sha256(folder: Path) -> str:
 def read_images(
     images: Iterable[LabelledImage], side: int, *, resize: bool
 ) -> Iterator[tuple[LabelledImage, NDArray[np.uint8] | SlideError]]:
-    """Each image as uint8 [side, side, 3], or why it could not be read.
+    """Read images as uint8 [side, side, 3]; an image that cannot be read yields its SlideError instead.
 
-    An image of another size is resampled (antialiased, bicubic) with `resize` if it is square; otherwise InputError.
+    With `resize`, square images of another size are resampled (antialiased, bicubic). Raises InputError for any other
+    size.
     """
     zips: dict[Path, zipfile.ZipFile] = {}
     try:
@@ -175,13 +175,13 @@ def _bytes(image: LabelledImage, zips: dict[Path, zipfile.ZipFile]) -> bytes:
         else:
             file = zips.setdefault(image.source, zipfile.ZipFile(image.source))
             size = file.getinfo(image.member).file_size
-        if size > _LARGEST:
-            raise SlideError("read", f"{size} bytes; a patch has at most {_LARGEST}")
+        if size > _MAX_BYTES:
+            raise SlideError("read", f"the file has {size} bytes; the maximum is {_MAX_BYTES}")
         data = path.read_bytes() if image.source.is_dir() else file.read(image.member)
     except (OSError, zipfile.BadZipFile) as error:
         raise SlideError("read", str(error)) from error
     if image.sha256 and hashlib.sha256(data).hexdigest() != image.sha256:
-        raise SlideError("read", "altered: its sha256 is not the one in the index")
+        raise SlideError("read", "sha256 does not match the index; the file was altered")
     return data
 
 
@@ -189,12 +189,12 @@ def _pixels(data: bytes) -> Image.Image:
     try:
         opened = Image.open(io.BytesIO(data))
         opened.load()
-    except UnidentifiedImageError as error:  # it would print the address of a buffer
-        raise SlideError("read", "cannot be decoded (no image of a known format)") from error
+    except UnidentifiedImageError as error:  # its message contains only the address of a buffer
+        raise SlideError("read", "cannot be decoded (unknown image format)") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise SlideError("read", f"cannot be decoded ({error})") from error
     if opened.mode not in _MODES:
-        raise SlideError("read", f"pixels are {opened.mode}; expected 8-bit colour or grey")
+        raise SlideError("read", f"image mode is {opened.mode}; expected 8-bit colour or grey")
     return opened.convert("RGB")
 
 
@@ -204,5 +204,5 @@ def _sized(pixels: Image.Image, image: LabelledImage, side: int, *, resize: bool
         return np.asarray(pixels)
     if resize and width == height:
         return np.asarray(pixels.resize((side, side), Image.Resampling.BICUBIC))
-    remedy = "cut it square first" if width != height else "say --bank.patch-size, or resample with --bank.resize"
+    remedy = "crop it to a square first" if width != height else "set --bank.patch-size, or use --bank.resize"
     raise InputError(f"{image.source}: {image.name} has {width} x {height} pixels, expected {side} x {side}; {remedy}")

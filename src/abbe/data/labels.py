@@ -1,4 +1,4 @@
-"""Tables of slides, patients and labels: CLAM's, STAMP's, and those that come as one file per split."""
+"""Read tables of slides, patients and labels: CLAM, STAMP, and one table per split."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from abbe.errors import TableError
 def read_labels(
     path: str | Path, *, label: str = "label", require_split: bool = False, splits: str | Path | None = None
 ) -> pd.DataFrame:
-    """A labels table (CLAM's case_id, slide_id, label; further columns kept) with every value a string.
+    """Read a labels table (CLAM's case_id, slide_id, label; other columns are kept). All values are strings.
 
-    label: the column that holds the label.   require_split: a column `split` of train | val | test must be there.
-    splits: CLAM's splits_k.csv (columns train, val, test of slides), which supplies the column `split`. Slides of the
-    table that are in none of its columns are left out, and listed in the result's `attrs["outside_splits"]`.
+    label: name of the label column.   require_split: require a column `split` with values train | val | test.
+    splits: CLAM's splits_k.csv (slides in columns train, val, test), from which the column `split` is made. Slides in
+    none of its columns are dropped and listed in the result's `attrs["outside_splits"]`.
 
-    Raises TableError naming file, line and value: what is no table (see read_csv), a missing column or value, a slide
-    listed twice, a split that is not one of SPLITS, a patient in two splits, a slide of `splits` unknown here.
+    Raises TableError with file, line and value for an unreadable table (see read_csv), a missing column or value, a
+    duplicate slide, an unknown split, a patient in two splits, or a slide of `splits` that is not in the table.
     """
     table = read_csv(path)
     own_split = "split" in table.columns
     if splits is not None and own_split:
-        raise TableError(f"{path}: has a column 'split' of its own; remove it, or leave out the splits file {splits}")
+        raise TableError(f"{path}: already has a column 'split'; remove it, or do not pass the splits file {splits}")
     table.filled(["slide_id", "case_id", label, *(["split"] if require_split and splits is None else [])])
     table.unique("slide_id", "slide")
     if splits is not None:
@@ -38,10 +38,9 @@ def read_labels(
 
 
 def read_split_tables(train: str | Path, val: str | Path, test: str | Path, *, label: str = "label") -> pd.DataFrame:
-    """Three labels tables, one a split (TCGA-OT, EBRAINS), as one with the column `split`.
+    """Combine three labels tables, one per split (TCGA-OT, EBRAINS), into one with the column `split`.
 
-    Raises TableError as read_labels does, for a slide or patient that is in two of the files, and where the columns
-    of two files differ.
+    Raises TableError as read_labels does, and if two files share a slide or patient or have different columns.
     """
     tables = {split: read_csv(path) for split, path in zip(SPLITS, (train, val, test), strict=True)}
     slides: dict[str, str] = {}
@@ -50,29 +49,27 @@ def read_split_tables(train: str | Path, val: str | Path, test: str | Path, *, l
     for split, table in tables.items():
         if set(table.columns) != set(first.columns):
             odd = sorted(set(table.columns) ^ set(first.columns))
-            raise TableError(f"{table.path}: columns differ from those of {first.path}: {odd} are in one of them only")
+            raise TableError(f"{table.path}: columns differ from those of {first.path}: {odd} are in only one of them")
         if "split" in table.columns:
-            raise TableError(f"{table.path}: has a column 'split' of its own; give one table to read_labels instead")
+            raise TableError(f"{table.path}: already has a column 'split'; use read_labels with a single table instead")
         table.filled(["slide_id", "case_id", label])
         table.unique("slide_id", "slide")
         for index, row in enumerate(table.rows):
             if row["slide_id"] in slides:
-                table.refuse(
-                    index, f"slide {row['slide_id']!r} is listed a second time, first for {slides[row['slide_id']]!r}"
-                )
+                table.refuse(index, f"slide {row['slide_id']!r} is also in split {slides[row['slide_id']]!r}")
             slides[row["slide_id"]] = split
             check_one_split(cases, row["case_id"], split, f"{table.path}, line {table.lines[index]}")
     return pd.concat([_frame(table).assign(split=split) for split, table in tables.items()], ignore_index=True)
 
 
 def read_stamp_tables(clini: str | Path, slides: str | Path, *, label: str) -> pd.DataFrame:
-    """STAMP's clini_table (PATIENT and the label) and slide_table (PATIENT, FILENAME) as slide_id, case_id and label.
+    """Join STAMP's clini_table (PATIENT, label) and slide_table (PATIENT, FILENAME) into slide_id, case_id and label.
 
-    FILENAME is the feature file, from which folders and the ending .h5 are dropped. Further columns of the clini
-    table are kept. Patients without a slide are left out and listed in the result's `attrs["without_slides"]`.
+    The slide_id is FILENAME without folders and the suffix .h5. Other columns of the clini table are kept. Patients
+    without a slide are dropped and listed in the result's `attrs["without_slides"]`.
 
-    Raises TableError naming file and line of a patient or file listed twice, an empty value, and a slide whose patient
-    is not in the clini table.
+    Raises TableError with file and line for a duplicate patient or file, an empty value, or a slide whose patient is
+    not in the clini table.
     """
     patients, files = read_csv(clini), read_csv(slides)
     patients.filled(["PATIENT", label])

@@ -1,4 +1,4 @@
-"""Which slides a run is about. Imports nothing heavy, so that `--help` costs little."""
+"""Options that select the slides of a run. Imports nothing heavy, to keep `--help` fast."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class CohortSettings:
-    """Which slides, with which labels, in which splits."""
+    """Slides, labels and splits of a run."""
 
     features: Path
     """folder of <slide_id>.h5 feature files"""
     labels: Path
     """csv with slide_id, case_id, a label column, and optionally split (train | val | test)"""
     splits: Path | None = None
-    """CLAM's splits_k.csv, where the labels have no column split"""
+    """CLAM's splits_k.csv, if the labels table has no column split"""
     label: str = "label"
-    """column of the labels table to learn"""
+    """label column of the labels table"""
     split_seed: int = 0
-    """of the patient-level split, where the table has no column split"""
+    """seed of the patient-level split, used if the table has no column split"""
     allow_missing: bool = False
-    """go on without slides whose features are missing, broken or empty; they are listed in the result"""
+    """skip slides whose features are missing, broken or empty, and list them in the result"""

@@ -1,4 +1,4 @@
-"""Splits into train, val and test; a patient is never in two of them."""
+"""Patient-level train, val and test splits."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from abbe.errors import TableError
 
 
 def read_clam_splits(path: str | Path) -> dict[str, str]:
-    """CLAM's splits_k.csv as {slide_id: split}. Columns may be of different lengths: empty places hold no slide.
+    """Read CLAM's splits_k.csv as {slide_id: split}. Columns may differ in length; empty cells are skipped.
 
-    Raises TableError naming file and line of a slide in two columns or twice in one, and for the tables of other
-    content that CLAM writes beside it (splits_k_bool.csv, splits_k_descriptor.csv).
+    Raises TableError with file and line for a duplicate slide, and for the other tables that CLAM writes in the same
+    folder (splits_k_bool.csv, splits_k_descriptor.csv).
     """
     return {slide: split for slide, split, _ in clam_entries(Path(path))[1]}
 
 
 def clam_entries(path: Path) -> tuple[Csv, list[tuple[str, str, int]]]:
-    """The file and its (slide, split, row), row by row."""
+    """The table and a list of (slide, split, row index)."""
     table = read_csv(path)
     table.need(SPLITS)
     entries = list(_entries(table))
     if {slide for slide, _, _ in entries} <= {"True", "False"}:
         raise TableError(
-            f"{path}: holds True and False, as splits_k_bool.csv does; give splits_k.csv, which has slides"
+            f"{path}: contains True and False, like splits_k_bool.csv; use splits_k.csv, which lists slides"
         )
     other = [column for column in table.columns if column not in SPLITS]
     if (
@@ -37,12 +37,12 @@ def clam_entries(path: Path) -> tuple[Csv, list[tuple[str, str, int]]]:
         and all(slide.isdigit() for slide, _, _ in entries)
         and not all(row[other[0]].isdigit() for row in table.rows)
     ):
-        raise TableError(f"{path}: holds counts, as splits_k_descriptor.csv does; give splits_k.csv, which has slides")
+        raise TableError(f"{path}: contains counts, like splits_k_descriptor.csv; use splits_k.csv, which lists slides")
     before: dict[str, str] = {}
     for slide, split, index in entries:
         if slide in before:
-            twice = "twice" if before[slide] == split else f"in {before[slide]!r} and"
-            table.refuse(index, f"slide {slide!r} is {twice} in {split!r}; a slide belongs to one split")
+            places = "duplicated" if before[slide] == split else f"in {before[slide]!r} and"
+            table.refuse(index, f"slide {slide!r} is {places} in {split!r}; a slide must be in one split")
         before[slide] = split
     return table, entries
 
@@ -57,16 +57,16 @@ def _entries(table: Csv) -> Iterable[tuple[str, str, int]]:
 def split_patients(
     table: pd.DataFrame, *, label: str = "label", fractions: Sequence[float] = (0.6, 0.15, 0.25), seed: int = 0
 ) -> pd.DataFrame:
-    """The table with a column `split`, drawn by patient and stratified by the patient's first label.
+    """Add a column `split` by a random split of patients, stratified by each patient's first label.
 
-    fractions: shares of patients for train, val and test; every split gets at least one patient of each label.
-    Raises TableError where a label has fewer than three patients.
+    fractions: fractions of patients for train, val and test; every split gets at least one patient per label.
+    Raises TableError if a label has fewer than three patients.
     """
     if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise TableError(f"fractions must be three positive shares that add up to 1, got {list(fractions)}")
+        raise TableError(f"fractions must be three positive numbers that sum to 1, got {list(fractions)}")
     rng = np.random.default_rng(seed)
     patients = table.groupby("case_id", sort=True)[label].first()
-    side: dict[str, str] = {}
+    split_of: dict[str, str] = {}
     for value in sorted(patients.unique()):
         cases = rng.permutation(np.asarray(patients.index[patients == value], dtype=object))
         if len(cases) < 3:
@@ -75,12 +75,12 @@ def split_patients(
         n_test = max(1, round(fractions[2] * len(cases)))
         n_train = max(1, len(cases) - n_val - n_test)
         names = ["train"] * n_train + ["val"] * n_val + ["test"] * n_test
-        side |= dict(zip(cases, names, strict=False))
-    return table.assign(split=table["case_id"].map(side))
+        split_of |= dict(zip(cases, names, strict=False))
+    return table.assign(split=table["case_id"].map(split_of))
 
 
 def check_splits(table: Csv) -> None:
-    """TableError for a value that is not one of SPLITS, or a patient in two of them."""
+    """Raise TableError for an unknown split or a patient in two splits."""
     cases: dict[str, str] = {}
     for index, row in enumerate(table.rows):
         row["split"] = row["split"].strip()
@@ -90,7 +90,7 @@ def check_splits(table: Csv) -> None:
 
 
 def check_one_split(cases: dict[str, str], case: str, split: str, where: str) -> None:
-    """Note the split of a patient in `cases`; TableError where it has another already."""
+    """Record the patient's split in `cases`; raise TableError if it already has another."""
     before = cases.setdefault(case, split)
     if before != split:
-        raise TableError(f"{where}: patient {case!r} is in {before!r} and in {split!r}; a patient belongs to one split")
+        raise TableError(f"{where}: patient {case!r} is in {before!r} and in {split!r}; a patient must be in one split")

@@ -1,4 +1,4 @@
-"""Other people's csv and json files, read strictly: every value a string, every refusal with its line."""
+"""Strict readers for csv, json and text files; csv values stay strings and errors name the line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from abbe.errors import TableError, nearest
 
 @dataclass(frozen=True)
 class Csv:
-    """A csv file: its columns (stripped), its rows as read, the line each row starts on, and the file's SHA-256."""
+    """A csv file: stripped column names, rows as read, the line number of each row, and the file's SHA-256."""
 
     path: Path
     columns: tuple[str, ...]
@@ -26,17 +26,17 @@ class Csv:
     sha256: str
 
     def need(self, columns: Sequence[str]) -> None:
-        """Raises TableError naming the first of `columns` that is not there, and the nearest that is."""
+        """Raise TableError for the first missing column, with the closest existing name."""
         for column in columns:
             if column not in self.columns:
                 raise TableError(f"{self.path}: no column {column!r}. {nearest(column, self.columns)}")
 
     def refuse(self, row: int, message: str) -> NoReturn:
-        """Raises TableError with the file and the line of `row`."""
+        """Raise TableError with the file and the line of `row`."""
         raise TableError(f"{self.path}, line {self.lines[row]}: {message}")
 
     def filled(self, columns: Sequence[str]) -> None:
-        """Strip the values of `columns`. Raises TableError naming line and column of an empty one."""
+        """Strip the values of `columns`; raise TableError for a missing column or an empty value."""
         self.need(columns)
         for column in columns:
             for index, row in enumerate(self.rows):
@@ -45,19 +45,19 @@ class Csv:
                     self.refuse(index, f"column {column!r} is empty")
 
     def unique(self, column: str, what: str) -> None:
-        """Raises TableError naming line and value where a value of `column` comes a second time."""
+        """Raise TableError if a value of `column` is duplicated. `what` names the value in the message."""
         seen: set[str] = set()
         for index, row in enumerate(self.rows):
             if row[column] in seen:
-                self.refuse(index, f"{what} {row[column]!r} is listed a second time")
+                self.refuse(index, f"{what} {row[column]!r} is duplicated")
             seen.add(row[column])
 
 
 def read_csv(path: str | Path) -> Csv:
-    """Read a csv file of commas in UTF-8; a byte-order mark is not part of the first name. Blank lines are skipped.
+    """Read a comma-separated UTF-8 file. A byte-order mark and blank lines are ignored.
 
-    Raises TableError naming file and line: no such file, an empty file, no rows, another delimiter, another encoding,
-    a column named twice, a row with more or fewer values than columns, a quote that is never closed.
+    Raises TableError with file and line for a missing or empty file, no rows, another delimiter or encoding, a
+    duplicate column, a row whose number of values differs from the number of columns, or an unclosed quote.
     """
     path = Path(path)
     text, digest = _text(path, "csv table")
@@ -75,41 +75,41 @@ def read_csv(path: str | Path) -> Csv:
             elif values and len(values) != len(columns):
                 raise TableError(
                     f"{path}, line {start}: {len(values)} values for {len(columns)} columns; "
-                    "a value that holds a comma needs quotes"
+                    "values that contain a comma must be quoted"
                 )
             elif values:
                 rows.append(dict(zip(columns, values, strict=True)))
                 lines.append(start)
             start = reader.line_num + 1
     except csv.Error as error:
-        # A quote that is never closed swallows the rest: the line where its row starts is the one to look at.
+        # An unclosed quote consumes the rest of the file, so report the line on which its row starts.
         raise TableError(f"{path}, line {start}: cannot be read as a csv table ({error})") from error
     if not rows:
-        raise TableError(f"{path}: a header but no rows")
+        raise TableError(f"{path}: the table has a header but no rows")
     return Csv(path, tuple(columns), rows, lines, digest)
 
 
 def read_json(path: str | Path) -> tuple[Any, str]:
-    """(the value, SHA-256 of the file). Raises TableError naming the file and a key that is given twice."""
+    """Read a json file as (value, SHA-256). Raises TableError if it is not valid JSON or has a duplicate key."""
     path = Path(path)
     text, digest = _text(path, "json file")
 
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         for key, count in Counter(key for key, _ in pairs).items():
             if count > 1:
-                raise TableError(f"{path}: key {key!r} is given {count} times in one object")
+                raise TableError(f"{path}: key {key!r} is duplicated ({count} times in one object)")
         return dict(pairs)
 
     try:
-        return json.loads(text, object_pairs_hook=once), digest
+        return json.loads(text, object_pairs_hook=unique_keys), digest
     except TableError:
         raise
     except (ValueError, RecursionError) as error:
-        raise TableError(f"{path}: not JSON ({error})") from error
+        raise TableError(f"{path}: not valid JSON ({error})") from error
 
 
 def read_list(path: str | Path) -> tuple[list[Any], str]:
-    """(a json list with something in it, SHA-256 of the file). Raises TableError."""
+    """Read a non-empty json list as (list, SHA-256). Raises TableError."""
     value, digest = read_json(path)
     if not isinstance(value, list) or not value:
         found = "an empty list" if value == [] else f"a json {type(value).__name__}"
@@ -120,10 +120,10 @@ def read_list(path: str | Path) -> tuple[list[Any], str]:
 def fields(
     path: str | Path, place: int, record: Any, keys: Sequence[str], *, optional: Sequence[str] | None = ()
 ) -> tuple[str, ...]:
-    """The texts under `keys` of one object of a json list, stripped.
+    """The stripped strings under `keys` in one record of a json list; `place` is its index from 0.
 
-    Raises TableError naming file, place in the list (from 0), key and value of what is missing, empty, no text, or
-    neither in `keys` nor `optional` (None: further keys are free).
+    Raises TableError with file, record, key and value for a value that is missing, empty or not a string, or a key
+    that is in neither `keys` nor `optional` (None allows any key).
     """
     where = f"{path}, record {place}"
     if not isinstance(record, dict):
@@ -133,12 +133,12 @@ def fields(
             raise TableError(f"{where}: unknown key {key!r}. {nearest(key, [*keys, *optional])}")
     for key in keys:
         if not isinstance(record.get(key), str) or not record[key].strip():
-            raise TableError(f"{where}: {key} is {record.get(key)!r}; expected a text")
+            raise TableError(f"{where}: {key} is {record.get(key)!r}; expected a non-empty string")
     return tuple(record[key].strip() for key in keys)
 
 
 def read_text(path: str | Path) -> str:
-    """A UTF-8 text file without its byte-order mark. Raises TableError."""
+    """Read a UTF-8 text file; a byte-order mark is removed. Raises TableError."""
     return _text(Path(path), "text file")[0]
 
 
@@ -150,7 +150,9 @@ def _text(path: Path, kind: str) -> tuple[str, str]:
     except OSError as error:
         raise TableError(f"{path}: cannot be read as a {kind} ({error.strerror})") from error
     if data[:4] == b"PK\x03\x04":
-        raise TableError(f"{path}: is an archive or an Excel workbook, not a {kind}; save it as csv in UTF-8")
+        raise TableError(
+            f"{path}: this is an archive or an Excel workbook, not a {kind}; save it as a csv file in UTF-8"
+        )
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -159,7 +161,7 @@ def _text(path: Path, kind: str) -> tuple[str, str]:
         raise TableError(f"{path}, line {line}: not UTF-8 ({guess}); save the file as UTF-8") from error
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise TableError(f"{path}, line {line}: holds a zero byte, so it is not a {kind} in UTF-8")
+        raise TableError(f"{path}, line {line}: contains a null byte; expected a {kind} in UTF-8")
     return text, hashlib.sha256(data).hexdigest()
 
 
@@ -167,9 +169,11 @@ def _header(path: Path, names: list[str], line: int) -> list[str]:
     joined = ",".join(names)
     for delimiter, word in (("\t", "tabs"), (";", "semicolons")):
         if joined.count(delimiter) > joined.count(","):
-            raise TableError(f"{path}, line {line}: columns are separated by {word}; save the table with commas")
+            raise TableError(
+                f"{path}, line {line}: columns are separated by {word}; save the table with commas instead"
+            )
     for name, count in Counter(names).items():
         if count > 1:
-            what = f"column {name!r} is there" if name else "a column without a name is there"
-            raise TableError(f"{path}, line {line}: {what} {count} times; rename or remove all but one")
+            what = f"column {name!r} is duplicated" if name else "a column without a name is duplicated"
+            raise TableError(f"{path}, line {line}: {what} ({count} times); rename or remove all but one")
     return names

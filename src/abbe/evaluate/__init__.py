@@ -1,1 +1,1 @@
-"""Protocols that turn a model and a cohort into figures with intervals."""
+"""Evaluate a model on a cohort: metrics with confidence intervals."""

@@ -1,4 +1,4 @@
-"""Several methods on one cohort, over several seeds, on the same test slides: metrics and paired differences."""
+"""Compare methods on the same test slides over several seeds: metrics and paired differences."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from abbe.models.config import Pooling
 
 @dataclass(frozen=True)
 class Contender:
-    """One row of a comparison: a condenser with its budget and how its tokens are pooled."""
+    """One row of a comparison: a condenser, its token budget and its pooling."""
 
     condenser: str
     tokens: int | float = 32
@@ -34,11 +34,11 @@ class Contender:
 
     @property
     def name(self) -> str:
-        """Such as `tcssa-32-attention`."""
+        """For example `tcssa-32-attention`."""
         return "-".join([self.condenser, f"{self.tokens:g}", self.pooling, *self.options])
 
     def settings(self, base: HoldoutSettings, seed: int) -> HoldoutSettings:
-        """The settings of a run: this row's model, and everything else of `base`."""
+        """Settings of one run: the model of this row; everything else is taken from `base`."""
         return replace(
             base,
             condenser=self.condenser,
@@ -57,13 +57,14 @@ def train_all(
     seeds: Sequence[int],
     workers: int | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Train every contender with every seed, each in its own folder under `out`; {name: one result per seed}.
+    """Train every contender with every seed, each in its own folder under `out`. Returns {name: one result per seed}.
 
-    base: the cohort, the recipe and all else that the contenders have in common.
-    One run per core at a time: two runs on two cores are faster than one that uses both. Finished runs are read back.
+    base: the cohort, the recipe and all other shared settings.
+    Each core trains one run, because two runs on two cores are faster than one run on both. Finished runs are not
+    repeated.
     """
     workers = min(workers or os.cpu_count() or 1, len(contenders) * len(seeds))
-    threads = max(1, torch.get_num_threads() // workers)  # together no more than this process may use
+    threads = max(1, torch.get_num_threads() // workers)  # all workers together use no more threads than this process
     runs = [(contender, seed) for seed in seeds for contender in contenders]
     jobs = (
         delayed(_train_one)(contender.settings(base, seed), out / contender.name / f"seed{seed}", threads)
@@ -71,7 +72,7 @@ def train_all(
     )
     reports: dict[str, list[dict[str, Any]]] = {contender.name: [] for contender in contenders}
     with progress("training", len(runs)) as bar, warnings.catch_warnings():
-        # joblib replaces a worker whose memory has grown, and warns; no result is lost.
+        # joblib warns when it replaces a worker whose memory has grown; no result is lost.
         warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given to the executor")
         results = Parallel(n_jobs=workers, return_as="generator")(jobs)
         for (contender, _), report in zip(runs, results, strict=True):
@@ -92,7 +93,7 @@ def predictions_on_test(out: Path, name: str, seeds: Sequence[int]) -> list[pd.D
 
 
 def over_seeds(tables: Sequence[pd.DataFrame], metric: str, *, draws: int = 1000) -> Interval:
-    """Mean over seeds of a metric on the same slides; the interval resamples patients and seeds."""
+    """Mean of a metric over seeds, on the same slides; the interval resamples patients and seeds."""
     cases = tables[0]["case_id"].astype(str).tolist()
     return seeds_and_patients_bootstrap(cases, [statistic(table, metric) for table in tables], draws=draws)
 
@@ -100,10 +101,10 @@ def over_seeds(tables: Sequence[pd.DataFrame], metric: str, *, draws: int = 1000
 def paired_difference(
     first: Sequence[pd.DataFrame], second: Sequence[pd.DataFrame], metric: str, *, draws: int = 1000
 ) -> Interval:
-    """Mean over seeds of (first − second) on the same slides, patients and seeds resampled together."""
+    """Mean of (first − second) over seeds, on the same slides; the interval resamples patients and seeds together."""
     cases = first[0]["case_id"].astype(str).tolist()
     if any(list(table["slide_id"]) != list(first[0]["slide_id"]) for table in (*first, *second)):
-        raise ValueError("paired_difference: the tables list different slides")
+        raise ValueError("paired_difference: the tables contain different slides")
 
     def difference(one: pd.DataFrame, other: pd.DataFrame) -> Statistic:
         a, b = statistic(one, metric), statistic(other, metric)
@@ -118,7 +119,7 @@ def paired_difference(
 
 
 def scored(labels: np.ndarray, scores: np.ndarray, cases: Sequence[str], *, draws: int = 1000) -> Interval:
-    """AUROC of given scores, [n] (an oracle's, a ceiling's), for labels 0 or 1, resampling patients."""
+    """AUROC of scores [n] for labels [n] (0 or 1); the interval resamples patients."""
 
     def value(rows: np.ndarray) -> float:
         known = labels[rows]

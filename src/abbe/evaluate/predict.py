@@ -1,4 +1,4 @@
-"""Predictions of a classifier as a table."""
+"""Predict with a classifier; the result is a table."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from abbe.models.classifier import Classifier
 
 @torch.no_grad()
 def predict(model: Classifier, records: Sequence[SlideRecord], *, split: str = "", batch_size: int = 8) -> pd.DataFrame:
-    """One row per slide: slide_id, case_id, split, label, predicted, and p_<class> of each class (they sum to 1).
+    """One row per slide: slide_id, case_id, split, label, predicted, and p_<class> for each class (they sum to 1).
 
-    The model is put in eval mode: a slide's row does not depend on the slides beside it.
+    The model is set to eval mode, so a row does not depend on the other slides of the batch.
     """
     model.eval()
     classes = model.config.classes

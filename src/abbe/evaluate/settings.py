@@ -1,4 +1,4 @@
-"""How a model is judged. Imports nothing heavy, so that `--help` costs little."""
+"""Settings of evaluation. Imports nothing heavy, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from abbe.train.settings import ClassifierSettings
 
 @dataclass(frozen=True, kw_only=True)
 class HoldoutSettings(CohortSettings, ClassifierSettings):
-    """A run: its cohort, its model, and how it is measured."""
+    """Settings of one run: cohort, model and evaluation."""
 
     draws: int = 1000
     """bootstrap samples of patients behind each interval"""
     resume: bool = True
-    """go on from this folder's checkpoint; --no-resume starts again"""
+    """resume from the checkpoint in the output folder; --no-resume starts again"""
     cpu: bool = False
-    """train on the CPU even where there is an accelerator"""
+    """train on the CPU even if an accelerator is available"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
-    """A model and a labelled cohort, or predictions made before."""
+    """A model and a labelled cohort, or the predictions of an earlier run."""
 
     model: str | None = None
     """model folder, or hub id"""
     features: Path | None = None
     """folder of <slide_id>.h5 feature files"""
     labels: Path | None = None
-    """csv with slide_id, case_id, a label column, and split where --split is given"""
+    """csv with columns slide_id, case_id, a label column, and, with --split, split"""
     predictions: Annotated[Path | None, arg(name="from")] = None
     """predictions.parquet of an earlier run, instead of model, features and labels"""
     label: str = "label"
@@ -44,11 +44,11 @@ class EvaluationSettings:
     draws: int = 1000
     """bootstrap samples of patients behind each interval"""
     allow_missing: bool = False
-    """go on without slides whose features are missing, broken or empty; they are listed in the result"""
+    """leave out slides whose features are missing, broken or empty; they are listed in the result"""
 
     def __post_init__(self) -> None:
         given = (self.model, self.features, self.labels)
         if self.predictions is not None and any(given):
-            raise ConfigError("give either --from, or --model, --features and --labels")
+            raise ConfigError("use either --from, or --model, --features and --labels, not both")
         if self.predictions is None and not all(given):
-            raise ConfigError("--model, --features and --labels go together; or give --from")
+            raise ConfigError("--model, --features and --labels are all required, unless --from is given")

@@ -1,1 +1,1 @@
-"""`abbe inspect`: what a file is, and what is wrong with it."""
+"""Identify files and report their problems, for `abbe inspect`."""

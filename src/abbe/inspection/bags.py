@@ -1,4 +1,4 @@
-"""A feature file of any layout."""
+"""Inspect feature files of any layout."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from abbe.types import Bag
 
 
 def bag(path: Path, run: InspectSettings) -> Finding:
-    """Read a bag with every check; if it is refused, report what can still be read."""
+    """Read a bag with all checks; if it is refused, report the facts that can still be read."""
     whole, said = signed(path) if path.is_file() else ({}, [])
     try:
         if is_patches(path):
@@ -33,13 +33,13 @@ def bag(path: Path, run: InspectSettings) -> Finding:
         )
     except BagError as error:
         return Finding(
-            printable(path), "feature file", _glance(path) | whole, [printable(str(error)), *said], readable=False
+            printable(path), "feature file", _basic_facts(path) | whole, [printable(str(error)), *said], readable=False
         )
     return Finding(printable(path), "feature file", {"layout": layout} | _facts(found) | whole, _problems(found) + said)
 
 
 def _patches(path: Path, facts: dict[str, Any], problems: list[str]) -> Finding:
-    """An h5 file of coordinates, as TRIDENT and CLAM keep them beside the features."""
+    """Inspect an h5 file of patch coordinates, as written by TRIDENT and CLAM."""
     with h5py.File(path, "r") as file:
         coords = file["coords"]
         said = {name: value for name, value in coords.attrs.items() if np.ndim(value) == 0}
@@ -51,7 +51,7 @@ def _scalar(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _glance(path: Path) -> dict[str, Any]:
+def _basic_facts(path: Path) -> dict[str, Any]:
     try:
         patches, width, encoder = peek_bag(path)
     except BagError:
@@ -79,17 +79,19 @@ def _facts(found: Bag) -> dict[str, Any]:
 def _problems(found: Bag) -> list[str]:
     problems = []
     if not len(found):
-        problems.append("no patches: an empty slide; training leaves it out with --allow-missing")
+        problems.append("the slide has no patches; train with --allow-missing to skip it")
     if found.coords is None:
-        problems.append("no coordinates: nothing can be shown on the slide, and methods that need positions refuse it")
+        problems.append("no coordinates; maps cannot be drawn, and methods that need positions refuse this file")
     if found.encoder is None:
-        problems.append("does not name its patch encoder: features of another encoder cannot be told from these")
+        problems.append("the patch encoder is not stated; a mismatch with other features cannot be detected")
     if found.coords is not None and found.mpp is None:
-        problems.append("does not say its mpp: pictures get no scale bar; --override-mpp supplies it")
+        problems.append("the mpp is not stated; pictures have no scale bar unless you set --override-mpp")
     filled = found.features[(found.features != 0).any(1)]
     zeros, repeats = len(found) - len(filled), len(filled) - len(torch.unique(filled, dim=0))
     if zeros:
-        problems.append(f"{zeros} patches have nothing but zeros: padding, or patches that failed; leave them out")
+        problems.append(f"{zeros} patches contain only zeros (padding or failed patches); remove them")
     if repeats:
-        problems.append(f"{repeats} patches repeat the features of another: were they encoded twice?")
+        problems.append(
+            f"{repeats} patches have the same features as another patch; check whether they were encoded twice"
+        )
     return problems

@@ -1,4 +1,4 @@
-"""What was found out about one path, and how it is shown."""
+"""Result and options of an inspection."""
 
 from __future__ import annotations
 
@@ -11,36 +11,37 @@ from abbe.errors import StoreError
 from abbe.store import commit
 
 _STATES = {
-    "torn": "its size is not the one that was written: it was cut short; make it again",
-    "altered": "its bytes are not the ones that were written; make it again, or remove its sidecar if you changed it",
+    "torn": "the size differs from the recorded one, so the file was cut short; create it again",
+    "altered": "the hash differs from the recorded one; create the file again, or remove its sidecar if you changed it",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class InspectSettings:
-    """What files do not say, and how a slide's patches are counted."""
+    """Values that files do not state, and the size of the patches to count."""
 
     mpp: float = 0.5
-    """microns a pixel at which the patches of a slide are counted"""
+    """microns per pixel at which the patches of a slide are counted"""
     patch_size: int = 256
-    """side of a patch in pixels at that mpp"""
+    """patch side in pixels at that mpp"""
     override_mpp: float | None = None
-    """microns a pixel at level 0, for slides and feature files that do not say it"""
+    """microns per pixel at level 0, for slides and feature files that do not state it"""
     patch_size_level0: float | None = None
-    """side of a patch in level-0 pixels, for feature files that do not say it"""
+    """patch side in level-0 pixels, for feature files that do not state it"""
     label: str | None = None
-    """column of a labels table whose values are counted (default: label, where there is one)"""
+    """column of a labels table whose values are counted (default: label, if it exists)"""
     stride_level0: float | None = None
-    """step between patches in level-0 pixels, where they overlap and a feature file does not say it"""
+    """step between overlapping patches in level-0 pixels, for feature files that do not state it"""
     encoder: str | None = None
-    """patch encoder, where a store holds several"""
+    """patch encoder to read, if a store contains several"""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One path. facts: what it is, in order.   problems: each a sentence that ends in its remedy.
+    """Result for one path.
 
-    readable: whether Abbe can use it at all; a readable thing may still have problems.
+    facts: properties in display order.   problems: sentences that end with a remedy.
+    readable: whether Abbe can use the file; a readable file may still have problems.
     """
 
     path: str
@@ -50,7 +51,7 @@ class Finding:
     readable: bool = True
 
     def lines(self) -> str:
-        """The finding for a person."""
+        """Human-readable text."""
         out = [f"{self.path}: {self.kind}{'' if self.readable else ' (not usable)'}"]
         width = max((len(name) for name in self.facts), default=0)
         out += [f"  {name:<{width}}  {_plain(value)}" for name, value in self.facts.items()]
@@ -59,7 +60,7 @@ class Finding:
 
 
 def signed(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """(hash and size of a file, and whether its sidecar agrees; what is wrong with that)."""
+    """(size, hash and sidecar of a file, problems if the file does not match its sidecar)."""
     facts: dict[str, Any] = {"size": f"{path.stat().st_size:,} bytes", "sha256": commit.file_sha256(path)}
     try:
         state, sidecar = commit.state(path), commit.read_sidecar(path)

@@ -1,4 +1,4 @@
-"""What Abbe itself writes: models, checkpoints, runs, cohorts, tokens, predictions."""
+"""Inspect files written by Abbe: models, checkpoints, runs, cohorts, tokens, predictions."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from abbe.store.tokens import FORMAT as TOKENS
 from abbe.store.tokens import read_tokens
 from abbe.train import checkpoint
 
-_SHOWN = 20  # values of a record that are shown
+_SHOWN = 20  # values shown per record
 
 
 def model(path: Path, run: InspectSettings) -> Finding:
-    """A model folder."""
+    """Inspect a model folder."""
     loaded = load(path)
     config = loaded.config
     facts = {
@@ -36,25 +36,27 @@ def model(path: Path, run: InspectSettings) -> Finding:
     }
     problems = []
     if config.encoder is None:
-        problems.append("does not name its patch encoder: features of another one cannot be refused; train it again")
+        problems.append(
+            "the patch encoder is not stated, so features of another encoder cannot be refused; train it again"
+        )
     whole, said = signed(path / WEIGHTS)
     return Finding(printable(path), "model", facts | whole, problems + said)
 
 
 def training(path: Path, run: InspectSettings) -> Finding:
-    """A training checkpoint."""
+    """Inspect a training checkpoint."""
     found = checkpoint.load(path)
     if found is None:
         raise CheckpointError(f"{path}: no whole checkpoint: the run was stopped while it wrote its first")
     tensors, values = found
     facts = {name: value for name, value in values.items() if isinstance(value, int | float | str)}
     facts["tensors"] = len(tensors)
-    problems = ["an unfinished run; the command that started it goes on from here"]
+    problems = ["the run is unfinished; repeat its command to resume it"]
     return Finding(printable(path), "training checkpoint", facts, problems)
 
 
 def trained(path: Path, run: InspectSettings) -> Finding:
-    """The folder of a finished training run."""
+    """Inspect the folder of a finished training run."""
     record = path / "result.json"
     facts = _plain_values(_object(record))
     whole, said = signed(record)
@@ -62,25 +64,25 @@ def trained(path: Path, run: InspectSettings) -> Finding:
 
 
 def cohort(path: Path, run: InspectSettings) -> Finding:
-    """A cohort with known truth."""
+    """Inspect a cohort with known truth."""
     record = path / "cohort.json"
     facts = _plain_values(_object(record))
     problems = []
     for name in ("labels.csv", "truth/patches.parquet", "reports.csv", "questions.csv"):
         if (path / name).exists() and not commit.is_done(path / name):
-            problems.append(f"{name} is {commit.state(path / name)}; remove it and make the cohort again")
+            problems.append(f"{name} is {commit.state(path / name)}; remove it and create the cohort again")
     whole, said = signed(record)
     return Finding(printable(path), "cohort with known truth", facts | whole, problems + said)
 
 
 def is_tokens(path: Path) -> bool:
-    """Whether a safetensors file holds a condensed slide, by its own word."""
+    """Whether the sidecar of a safetensors file says that it holds a condensed slide."""
     sidecar = commit.read_sidecar(path)
     return sidecar is not None and sidecar.get("format") == TOKENS
 
 
 def tokens(path: Path, run: InspectSettings) -> Finding:
-    """Tokens of one slide, as `abbe condense` writes them."""
+    """Inspect the tokens of one slide, as written by `abbe condense`."""
     found = read_tokens(path)
     facts: dict[str, Any] = {
         "slide": found.about["slide_id"],
@@ -97,7 +99,7 @@ def tokens(path: Path, run: InspectSettings) -> Finding:
 
 
 def parquet(path: Path, run: InspectSettings) -> Finding:
-    """A parquet table: predictions, or the truth of a cohort by patch."""
+    """Inspect a parquet table: predictions, or the patch-level truth of a cohort."""
     sidecar = commit.read_sidecar(path)
     if sidecar is not None and sidecar.get("format") != "predictions":
         table = pd.read_parquet(path)
@@ -108,7 +110,7 @@ def parquet(path: Path, run: InspectSettings) -> Finding:
 
 
 def predictions(path: Path) -> Finding:
-    """A table of predictions, with its figures."""
+    """Inspect a table of predictions and compute its metrics."""
     table = read_predictions(path)
     facts: dict[str, Any] = {"slides": len(table), "patients": table["case_id"].nunique()}
     facts["classes"] = ", ".join(class_names(table))
@@ -123,12 +125,12 @@ def predictions(path: Path) -> Finding:
 def _object(path: Path) -> dict[str, Any]:
     value, _ = read_json(path)
     if not isinstance(value, dict):
-        raise TableError(f"{path}: expected an object, found {str(value)[:80]}; make the run or cohort again")
+        raise TableError(f"{path}: expected an object, found {str(value)[:80]}; create the run or cohort again")
     return value
 
 
 def _plain_values(values: dict[str, Any]) -> dict[str, Any]:
-    """The single values of a record, nested keys joined by dots."""
+    """Scalar values of a record; nested keys are joined with dots."""
     out: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):

@@ -1,6 +1,6 @@
-"""What a file or folder is, its geometry, its hash, and every problem found, each with the remedy.
+"""Choose how to inspect each file or folder.
 
-Label and macro images are never read, nor any field of a slide that may name a patient.
+Label and macro images and slide fields that may identify a patient are never read.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ Look = Callable[[Path, InspectSettings], Finding]
 
 
 def inspect_paths(paths: Sequence[Path], run: InspectSettings) -> list[Finding]:
-    """A finding for every path, and for every file of a folder that is nothing by itself.
+    """Inspect every path; a folder that is not a single object (model, run, cohort, store) is searched for files.
 
-    Raises InputError for a path that does not exist, or none at all.
+    Raises InputError if `paths` is empty or a path does not exist.
     """
     if not paths:
         raise InputError("give at least one file or folder")
@@ -41,15 +41,17 @@ def inspect_paths(paths: Sequence[Path], run: InspectSettings) -> list[Finding]:
         for path, look in wanted:
             try:
                 findings.append((look or _look(path))(path, run))
-            except (AbbeError, OSError) as error:  # what cannot be read is a finding, not the end
+            except (AbbeError, OSError) as error:  # an unreadable file is reported, and the others are still inspected
                 findings.append(Finding(printable(path), "unreadable", {}, [printable(str(error))], readable=False))
             bar.advance(bar.task_ids[0])
     return findings
 
 
 def _items(path: Path) -> list[tuple[Path, Look | None]]:
-    """The path with the way to look at it, None where its content decides; of a folder that is nothing by itself,
-    everything in it, once."""
+    """Paths to inspect, each with its inspector (None: decided later by content).
+
+    A folder that is not a single object is replaced by the files below it, with one entry per slide.
+    """
     if not path.is_dir():
         return [(path, None)]
     whole = _whole_folder(path)
@@ -59,7 +61,7 @@ def _items(path: Path) -> list[tuple[Path, Look | None]]:
     items: dict[Path, Look | None] = {}
     if any(file.suffix.lower() in SUFFIXES for file in below):
         for found in find_slides([path]):
-            items |= dict.fromkeys(found.files, slides.part)  # the files of one slide are looked at once, as the first
+            items |= dict.fromkeys(found.files, slides.part)  # only the first file of a slide is inspected
             items[found.path] = slides.odd(found.problem) if found.problem else slides.whole(found)
     others = 0
     for file in below:
@@ -74,7 +76,7 @@ def _items(path: Path) -> list[tuple[Path, Look | None]]:
 
 
 def _whole_folder(folder: Path) -> Look | None:
-    """How to look at a folder that is one thing, by the files that make it one."""
+    """Inspector for a folder that is a single object, recognised by its files; None for other folders."""
     if folder.suffix.lower() == ZARR:
         return bags.bag
     if (folder / "config.json").is_file() and (folder / WEIGHTS).is_file():
@@ -89,9 +91,9 @@ def _whole_folder(folder: Path) -> Look | None:
 
 
 def _look(path: Path) -> Look:
-    """How to look at a file: by its suffix, and by its content where one suffix is used for several things."""
+    """Inspector for a file, chosen by suffix, and by content if a suffix has several meanings."""
     if not path.is_file():
-        return slides.odd("a link to what is not there" if path.is_symlink() else "no regular file")
+        return slides.odd("a broken link" if path.is_symlink() else "not a regular file")
     suffix = path.suffix.lower()
     if suffix == ".safetensors":
         return models.tokens if models.is_tokens(path) else bags.bag
@@ -103,12 +105,12 @@ def _look(path: Path) -> Look:
 
 
 def _unknown(path: Path, run: InspectSettings) -> Finding:
-    """A file that no reader is for. Named by hand it may still be a slide; in a folder it is only counted."""
+    """Try a file with an unknown suffix as a slide. Such files inside a folder are only counted."""
     return slides.slide(path, run)
 
 
 def _folder(known: int, others: int) -> Look:
-    facts = {"shown one by one": known, "of no kind Abbe reads": others}
+    facts = {"inspected": known, "unsupported": others}
     return lambda path, run: Finding(printable(path), "folder", facts)
 
 
@@ -119,4 +121,4 @@ _BY_SUFFIX: dict[str, Look] = {
     ".yml": tables.yaml_file,
     ".parquet": models.parquet,
 }
-_READ = {*_BY_SUFFIX, *SUFFIXES}  # suffixes of files that are looked at in a folder; the others are counted
+_READ = {*_BY_SUFFIX, *SUFFIXES}  # suffixes inspected inside a folder; other files are only counted

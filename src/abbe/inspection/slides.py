@@ -1,4 +1,4 @@
-"""A slide: its geometry, its tissue, and whether it can be encoded."""
+"""Inspect a slide: its geometry, its patches, and whether it can be encoded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HIDDEN = "never read: {}"
 
 
 def whole(found: FoundSlide) -> Callable[[Path, InspectSettings], Finding]:
-    """How to look at a slide of one file or of several; several are called by their folder."""
+    """Inspector for a slide of one or several files; a slide of several is reported under its folder."""
 
     def look(path: Path, run: InspectSettings) -> Finding:
         finding = slide(found.path, run)
@@ -30,9 +30,9 @@ def whole(found: FoundSlide) -> Callable[[Path, InspectSettings], Finding]:
 
 
 def odd(reason: str) -> Callable[[Path, InspectSettings], Finding]:
-    """How to look at what has a slide's name and is none."""
+    """Inspector for a file that has the suffix of a slide but is not one."""
     return lambda path, run: Finding(
-        printable(path), "no slide", {}, [f"{reason}; `abbe encode` skips it"], readable=False
+        printable(path), "not a slide", {}, [f"{reason}; `abbe encode` skips it"], readable=False
     )
 
 
@@ -42,7 +42,7 @@ def part(path: Path, run: InspectSettings) -> Finding:
 
 
 def slide(path: Path, run: InspectSettings) -> Finding:
-    """Open a slide, describe it, and plan its patches; nothing is encoded."""
+    """Open and describe a slide, and count its patches without encoding them."""
     facts: dict[str, Any] = {}
     problems: list[str] = []
     readable = True
@@ -54,7 +54,7 @@ def slide(path: Path, run: InspectSettings) -> Finding:
     except SlideError as error:
         readable = False
         problems.append(f"{error.stage}: {error.reason}")
-    kind = "slide" if facts else "no slide that can be opened"
+    kind = "slide" if facts else "unreadable slide"
     if path.is_file():
         whole, said = signed(path)
         facts |= whole
@@ -78,7 +78,7 @@ def _about(path: Path) -> dict[str, Any]:
 
 
 def _plan(path: Path, run: InspectSettings) -> tuple[dict[str, Any], list[str]]:
-    """(patches that `abbe encode` would make, warnings). SlideError where it would refuse."""
+    """(patches that `abbe encode` would create, warnings). Raises SlideError if it would refuse the slide."""
     settings: dict[str, Any] = {
         "target_mpp": run.mpp,
         "patch_size": run.patch_size,
@@ -87,8 +87,8 @@ def _plan(path: Path, run: InspectSettings) -> tuple[dict[str, Any], list[str]]:
         "batch": 1,
     }
     with read_slide("tiles", path, **settings) as frames:
-        plan = next(frames).header  # leaving now ends the child: no patch is read
-    asked = f"patches of {run.patch_size} at {run.mpp:g} µm a pixel"
+        plan = next(frames).header  # leaving the context stops the reader process before it reads patches
+    asked = f"patches of {run.patch_size} at {run.mpp:g} µm per pixel"
     if plan["kind"] == "empty":
         return {asked: 0}, [plan["reason"], *plan["warnings"]]
     facts = {asked: plan["patches"], "patch size, level-0 pixels": plan["patch_size_level0"]}

@@ -1,4 +1,4 @@
-"""Tables, splits, questions, reports, prompts: told by their columns and keys, then read by the reader of that kind."""
+"""Inspect tables and json or yaml files, recognised by their columns or keys."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from abbe.data.textfiles import Csv, read_csv, read_json
 from abbe.inspection.finding import Finding, InspectSettings, signed
 from abbe.store.commit import printable
 
-_LABELS = (2, 60)  # distinct values from which, and up to which, a column may be a label
-_MUCH = 0.4  # an answer that is right this often without looking is worth a sentence
-_SHOWN = 12  # values of a label
+_LABELS = (2, 60)  # minimum and maximum number of distinct values of a possible label column
+_BLIND_ACCURACY = 0.4  # report a single letter that is correct more often than this
+_SHOWN = 12  # label values shown
 
 
 def table(path: Path, run: InspectSettings) -> Finding:
-    """A csv table."""
+    """Inspect a csv table."""
     read = read_csv(path)
     for columns, look in _KINDS:
         if set(columns) <= set(read.columns):
             kind, facts, problems = look(path, read, run.label)
             break
     else:
-        kind, facts = "table of no kind Abbe knows", {"rows": len(read.rows), "columns": ", ".join(read.columns)}
-        problems = [f"expected the columns of one of: {'; '.join(', '.join(columns) for columns, _ in _KINDS)}"]
+        kind, facts = "unknown table", {"rows": len(read.rows), "columns": ", ".join(read.columns)}
+        problems = [f"expected one of these sets of columns: {'; '.join(', '.join(columns) for columns, _ in _KINDS)}"]
     whole, said = signed(path)
     return Finding(printable(path), kind, facts | whole, problems + said)
 
 
 def json_file(path: Path, run: InspectSettings) -> Finding:
-    """A json file: questions, dialogues, reports by split, prompts, or a record."""
+    """Inspect a json file: questions, dialogues, reports by split, prompts, or another record."""
     value, _ = read_json(path)
     first = value[0] if isinstance(value, list) and value else None
     problems: list[str] = []
@@ -52,18 +52,18 @@ def json_file(path: Path, run: InspectSettings) -> Finding:
         facts = {split: f"{len(value[split])} reports" for split in ("train", "val", "test")}
     elif isinstance(value, dict) and value and all(isinstance(v, dict) and "classnames" in v for v in value.values()):
         sets = {group: read_conch_prompts(path, group=group) for group in value}
-        kind = "prompts of classes"
+        kind = "class prompts"
         facts = {g: f"{len(p.names)} classes, {len(p.templates)} templates" for g, p in sets.items()}
     else:
         kind = "json"
-        held = "keys" if isinstance(value, dict) else "items" if isinstance(value, list) else None
-        facts = {"holds": f"{len(value)} {held}" if held else f"one {type(value).__name__}"}
+        unit = "keys" if isinstance(value, dict) else "items" if isinstance(value, list) else None
+        facts = {"holds": f"{len(value)} {unit}" if unit else f"one {type(value).__name__}"}
     whole, said = signed(path)
     return Finding(printable(path), kind, facts | whole, problems + said)
 
 
 def yaml_file(path: Path, run: InspectSettings) -> Finding:
-    """The yaml of a task with its prompts."""
+    """Inspect the yaml file of a task with prompts."""
     task = read_titan_config(path)
     facts = {"label column": task.target, "classes": len(task.classes), "prompts": sum(map(len, task.prompts.names))}
     whole, said = signed(path)
@@ -75,12 +75,14 @@ Look = Callable[[Path, Csv, str | None], tuple[str, dict[str, Any], list[str]]]
 
 def _questions(found: QuestionFile) -> tuple[str, dict[str, Any], list[str]]:
     described = found.describe()
-    problems = [f"{place}: {reason}; left out" for place, reason in found.unusable.items()]
+    problems = [f"record {place} is skipped: {reason}" for place, reason in found.unusable.items()]
     letter, share = max(described["always"].items(), key=lambda item: item[1], default=("", 0.0))
-    if share > _MUCH:
-        problems.append(f"always answering {letter} is right {share:.1%} of the time; say so beside any accuracy")
+    if share > _BLIND_ACCURACY:
+        problems.append(
+            f"always answering {letter} is correct for {share:.1%} of questions; report this with any accuracy"
+        )
     if described["repeated_options"]:
-        problems.append(f"{described['repeated_options']} questions repeat an option; the first of them counts")
+        problems.append(f"{described['repeated_options']} questions have duplicate options; score answers by letter")
     return f"questions, {found.kind}", _counts(described), problems
 
 
@@ -98,7 +100,7 @@ def _bcnb(path: Path, read: Csv, label: str | None) -> tuple[str, dict[str, Any]
 
 
 def _labels(path: Path, read: Csv, label: str | None) -> tuple[str, dict[str, Any], list[str]]:
-    """Values are shown of the label alone: any other column may be about the person."""
+    """Show values of the label column only; other columns may identify a patient."""
     column = label or ("label" if "label" in read.columns else None)
     frame = read_labels(path, label=column or "case_id")
     facts: dict[str, Any] = {"slides": len(frame), "patients": frame["case_id"].nunique()}
@@ -110,13 +112,15 @@ def _labels(path: Path, read: Csv, label: str | None) -> tuple[str, dict[str, An
         distinct = {name: len({row[name].strip() for row in read.rows}) for name in others}
         fitting = {name: f"{n} values" for name, n in distinct.items() if _LABELS[0] <= n <= _LABELS[1]}
         facts["columns that may be a label"] = fitting or "none"
-        problems.append("no column 'label'; say which one with --label")
+        problems.append("no column 'label'; set the label column with --label")
     else:
         values = Counter(frame[column])
         facts["label" if column == "label" else f"label {column!r}"] = dict(values.most_common(_SHOWN))
         few = [f"{value} ({n})" for value, n in values.items() if n < 3]
         if few:
-            problems.append(f"labels with fewer than three slides: {', '.join(few[:5])}; three splits need three each")
+            problems.append(
+                f"labels with fewer than three slides: {', '.join(few[:5])}; three splits need at least three per label"
+            )
     return "labels", facts, problems
 
 

@@ -1,6 +1,6 @@
-"""One name for each patch encoder: tools spell the same model in different ways.
+"""One canonical name per patch encoder, because tools spell the same model differently.
 
-`canonical` is used wherever two encoder names are compared; what a file says is never rewritten.
+`canonical` is used wherever two encoder names are compared; names stored in files are not changed.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ _HUB = re.compile(r"^(?:timm[:/])?hf[-_]hub[:/]")
 
 
 def canonical(name: str | None) -> str | None:
-    """The one name of an encoder: "UNI2-h" and "hf-hub:MahmoodLab/uni2_h" are "uni_v2". None and "" are None.
+    """The canonical name of an encoder: "UNI2-h" and "hf-hub:MahmoodLab/uni2_h" are "uni_v2". None and "" are None.
 
-    A name that is in no table is only folded: lower case, and "_" for "-", ".", "/", ":" and spaces.
+    An unknown name is only normalised: lower case, and "_" for "-", ".", "/", ":" and spaces.
     """
     if not name:
         return None
@@ -49,5 +49,5 @@ def canonical(name: str | None) -> str | None:
 
 
 def same_encoder(one: str | None, other: str | None) -> bool:
-    """Whether two names mean one encoder. Two files that both name none are taken as alike."""
+    """Whether two names mean the same encoder. Two missing names count as the same."""
     return canonical(one) == canonical(other)

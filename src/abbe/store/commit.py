@@ -1,7 +1,7 @@
-"""The one way anything reaches disk: temporary file → close → fsync → rename → fsync of the folder, then a sidecar.
+"""Atomic writes, used for every output: temporary file → close → fsync → rename → fsync of the folder, then a sidecar.
 
-A file `X` is *done* when its sidecar `X.sha256.json` exists and the hash in it is the hash of `X`. The sidecar is
-written last, by the same routine, so a run killed at any moment leaves either a done file or one that is made again.
+A file `X` is *done* when its sidecar `X.sha256.json` exists and holds the hash of `X`. The sidecar is written last, in
+the same way, so a run that is killed leaves either a done file or one that the next run writes again.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ State = Literal["done", "missing", "unsigned", "torn", "altered"]
 
 @contextlib.contextmanager
 def commit(path: str | Path, *, format: str, version: int, made_with: dict[str, Any] | None = None) -> Iterator[Path]:
-    """Give a temporary path to write to; on a clean exit it becomes `path`, with its sidecar.
+    """Yield a temporary path to write to; on a clean exit it is renamed to `path` and the sidecar is written.
 
-    The temporary file lies in the same folder and keeps the suffix, so that libraries which choose a format by suffix
-    agree. If the body raises, the temporary file is removed and whatever stood under `path` is untouched.
-    `made_with` (plain JSON values) goes into the sidecar: what a later run compares before it takes the file as done.
+    The temporary file is in the same folder and keeps the suffix, because some libraries choose the format by suffix.
+    If the body raises, the temporary file is removed and an existing `path` is unchanged.
+    made_with: plain JSON values, stored in the sidecar. A later run compares them before it reuses the file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ def commit(path: str | Path, *, format: str, version: int, made_with: dict[str, 
         yield temporary
         if not temporary.is_file():
             raise StoreError(f"{path}: nothing was written to the temporary file {temporary.name}")
-        temporary.chmod(mode)  # some writers make files that only their owner can read
+        temporary.chmod(mode)  # some writers create files that only the owner can read
         digest, size = file_sha256(temporary), temporary.stat().st_size
         _into_place(temporary, path)
     except BaseException:
@@ -55,34 +55,34 @@ def commit(path: str | Path, *, format: str, version: int, made_with: dict[str, 
 
 
 def write_bytes(path: str | Path, data: bytes, *, format: str, version: int = 1, **made_with: Any) -> None:
-    """Commit `data` under `path`."""
+    """Write `data` to `path` with `commit`."""
     with commit(path, format=format, version=version, made_with=made_with) as temporary:
         temporary.write_bytes(data)
 
 
 def write_text(path: str | Path, text: str, *, format: str, version: int = 1, **made_with: Any) -> None:
-    """Commit `text` under `path` as UTF-8 with the line ends it has."""
+    """Write `text` to `path` with `commit`, as UTF-8; line endings are not converted."""
     write_bytes(path, text.encode("utf-8"), format=format, version=version, **made_with)
 
 
 def write_json(path: str | Path, value: Any, *, format: str, version: int = 1, **made_with: Any) -> None:
-    """Commit `value` as indented JSON. NaN and infinities are refused: they are not JSON."""
+    """Write `value` to `path` with `commit`, as indented JSON. Raises ValueError for NaN and infinities."""
     write_text(path, to_json(value), format=format, version=version, **made_with)
 
 
 def to_json(value: Any) -> str:
-    """Indented JSON with a closing newline, non-ASCII letters kept. Raises ValueError for NaN and infinities."""
+    """Indented JSON with a final newline; non-ASCII letters are kept. Raises ValueError for NaN and infinities."""
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def sidecar_path(path: str | Path) -> Path:
-    """Where the sidecar of `path` lies."""
+    """Path of the sidecar of `path`."""
     path = Path(path)
     return path.with_name(path.name + SIDECAR)
 
 
 def read_sidecar(path: str | Path) -> dict[str, Any] | None:
-    """The sidecar of `path`, or None where there is none. StoreError if there is one that cannot be read."""
+    """The sidecar of `path`, or None if it does not exist. Raises StoreError if it cannot be parsed."""
     sidecar = sidecar_path(path)
     try:
         text = sidecar.read_text(encoding="utf-8")
@@ -93,12 +93,12 @@ def read_sidecar(path: str | Path) -> dict[str, Any] | None:
         if not isinstance(value["sha256"], str) or not isinstance(value["size"], int):
             raise TypeError("sha256 must be a string and size an integer")
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{sidecar}: not a sidecar ({error}); remove it and run the command again") from error
+        raise StoreError(f"{sidecar}: not a valid sidecar ({error}); remove it and run the command again") from error
     return dict(value)
 
 
 def state(path: str | Path) -> State:
-    """What stands under `path`: `done` only if the sidecar's hash is the file's; reads the whole file to say so."""
+    """State of the file at `path`; `done` if the hash in the sidecar matches. Reads the whole file."""
     path = Path(path)
     if not path.is_file():
         return "missing"
@@ -111,23 +111,24 @@ def state(path: str | Path) -> State:
 
 
 def is_done(path: str | Path) -> bool:
-    """True if `path` exists and its sidecar verifies."""
+    """True if `path` exists and the hash in its sidecar matches."""
     return state(path) == "done"
 
 
 def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, as hex."""
+    """SHA-256 of a file, as a hexadecimal string."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def printable(path: str | Path) -> str:
-    """A path, or a text with paths in it, that any file can hold: bytes of a name that are no UTF-8 become \\xNN."""
+    """A path, or text that contains paths, as valid UTF-8: bytes of a name that are not UTF-8 become \\xNN."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _usual_mode(path: Path) -> int:
-    """The permissions a new file gets here, asked of the file system: reading the umask means changing it."""
+    """Permissions of a new file in this folder."""
+    # Create a file to learn its mode; the umask cannot be read without setting it.
     path.touch()
     mode = path.stat().st_mode & 0o777
     path.unlink()

@@ -1,4 +1,4 @@
-"""The feature files that a command line names, and the ids of their slides."""
+"""Find the feature files given on the command line, and their slide ids."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from abbe.store.walk import files_below
 
 @dataclass(frozen=True)
 class FeatureFile:
-    """One file (or .zarr store) and the id of its slide. odd: the reason to skip it, or ""."""
+    """One file (or .zarr store) and its slide id. odd: the reason to skip it, or ""."""
 
     slide_id: str
     path: Path
@@ -25,11 +25,12 @@ class FeatureFile:
 def find_features(
     paths: Sequence[Path], *, leave_out: Path | None = None, pickled: Sequence[str] = ()
 ) -> list[FeatureFile]:
-    """Every feature file named, or found in a folder outside `leave_out`; `pickled`: further suffixes to find.
+    """All given feature files and those in given folders, except below `leave_out`; `pickled`: additional suffixes.
 
-    A slide's id is the stem of its file. Files that share a stem get their path below the nearest common folder,
-    suffix included, with `__` for `/`. Of CLAM's two files per slide (`h5_files/x.h5`, `pt_files/x.pt`) the h5 is used
-    and the other listed as odd, like patches files. Hidden files, sidecars and other suffixes are not listed.
+    The slide id is the stem of the file. If several files have the same stem, their id is the path relative to their
+    common folder, with suffix, and with `__` for `/`. CLAM writes two files per slide (`h5_files/x.h5`,
+    `pt_files/x.pt`): the h5 is used and the other is listed as odd, like files of patches without features. Hidden
+    files, sidecars and other suffixes are not listed.
 
     Raises InputError for a path that does not exist, folders without feature files, and two files with the same id.
     """
@@ -86,7 +87,7 @@ def _is_store(path: Path) -> bool:
 
 def _odd(path: Path) -> str:
     if not path.is_file() and not (path.is_dir() and _is_store(path)):
-        # Do not open it: reading a pipe never returns.
+        # Do not open it: reading from a pipe may never return.
         return "a broken link" if path.is_symlink() else "not a regular file (a pipe, a socket or a device)"
     if path.parent.name == "pt_files" and (path.parent.parent / "h5_files" / f"{path.stem}.h5").is_file():
         return "h5_files has the same features with their coordinates"

@@ -1,4 +1,4 @@
-"""`outcomes.csv`: what became of every item of a run. Nothing is dropped without a row."""
+"""`outcomes.csv`: one row per item of a run, including items that failed or were skipped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHOWN = 20
 
 @dataclass(frozen=True)
 class Outcome:
-    """One row. `stage` and `reason` say where and why for anything but `done`; `seconds` is wall time."""
+    """One row. `stage` and `reason` are empty if the outcome is `done`; `seconds` is wall time."""
 
     slide_id: str
     path: str
@@ -29,7 +29,7 @@ class Outcome:
 
 
 def write_outcomes(path: Path, outcomes: list[Outcome]) -> None:
-    """Commit the table, in the order given. Line breaks inside a reason become spaces."""
+    """Write the table in the given order. Line breaks in a reason become spaces."""
     text = io.StringIO()
     writer = csv.DictWriter(text, [item.name for item in fields(Outcome)], lineterminator="\n")
     writer.writeheader()
@@ -42,7 +42,7 @@ def write_outcomes(path: Path, outcomes: list[Outcome]) -> None:
 
 
 def summary(outcomes: list[Outcome], table: Path) -> str:
-    """What a verb says at its end: the first items that were not made and why, how many of each, where the rest is."""
+    """Text that a verb prints at its end: the first failed or skipped items, the counts, and the path of the table."""
     unmade = [outcome for outcome in outcomes if outcome.outcome in ("failed", "skipped")]
     lines = [f"{o.path}: {o.outcome} at {o.stage}: {o.reason}" for o in unmade[:_SHOWN]]
     if len(unmade) > _SHOWN:
@@ -54,5 +54,5 @@ def summary(outcomes: list[Outcome], table: Path) -> str:
 
 
 def exit_code(outcomes: list[Outcome]) -> int:
-    """0 if nothing failed, 1 otherwise. An empty slide is a result, not a failure."""
+    """0 if nothing failed, 1 otherwise. An empty slide is not a failure."""
     return int(any(outcome.outcome == "failed" for outcome in outcomes))

@@ -1,7 +1,7 @@
-"""The one answer to "was this made with the same settings?", for every verb that resumes.
+"""Checks, for every verb that resumes, that an existing result was made with the same settings.
 
-What a result was made with stands in its record: a JSON file or the sidecar. Before anything is reused or made again in
-the same place, the record is compared with what is asked now, so that two runs never mix.
+The settings of a result are recorded in a JSON file or in the sidecar. They are compared with the current settings
+before a result is reused or replaced, so that two runs in one folder are never mixed.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def plain(value: Any) -> Any:
-    """The value as it will be read back from JSON (tuples become lists)."""
+    """The value as JSON returns it (tuples become lists)."""
     return json.loads(json.dumps(value))
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any], *, ignore: Collection[str] = ()) -> dict[str, str]:
-    """{key: "old value there, new value here"} of what differs; nested keys are joined by dots.
+    """{key: "OLD there and NEW here"} for every key that differs; nested keys are joined by dots.
 
-    ignore: keys of the top level that do not decide what is made.
+    ignore: top-level keys that do not affect the result.
     """
     before, now = flat(old, ignore=ignore), flat(plain(dict(new)), ignore=ignore)
     missing = object()
@@ -49,7 +49,7 @@ def check_unchanged(
     ignore: Collection[str] = (),
     error: type[InputError] = ConfigError,
 ) -> None:
-    """Raise `error` naming the file `where`, every key that differs, both values, and the remedy."""
+    """Raise `error` if any key differs; the message names `where`, each key with both values, and the remedy."""
     different = changes(old, new, ignore=ignore)
     if different:
         first = list(different.items())[:_SHOWN]
@@ -62,10 +62,10 @@ def check_unchanged(
 def read_previous_record(
     path: Path, *, format: str, version: int, key: str, wanted: dict[str, Any]
 ) -> dict[str, Any] | None:
-    """The record an earlier run left under `path`, or None where there is none, or none that is whole.
+    """The record that an earlier run wrote to `path`, or None if it is missing or incomplete.
 
-    Raises InputError where it is of another format or version, or where its `key` differs from `wanted` (plain JSON
-    values); the message names what differs.
+    Raises InputError if its format or version is different, or if its `key` differs from `wanted` (plain JSON values);
+    the message names the keys that differ.
     """
     if not commit.is_done(path):
         return None
@@ -108,14 +108,14 @@ def made_before(
     defaults: Mapping[str, Any] | None = None,
     ours: Callable[[Path], bool] = lambda _: False,
 ) -> dict[str, Any] | None:
-    """What the sidecar of `path` says it was made with, if `record` says the same; None where there is work to do.
+    """The `made_with` of the sidecar of `path` if it matches `record`; None if the file must be written.
 
-    record: compared key by key with the sidecar's `made_with`; further keys there are results, and are returned.
-    words: for a top-level key, what to say instead of its two values.
-    defaults: what an earlier version of Abbe, which did not record a key, always used.
-    ours: whether a file without a sidecar is one of ours whose run was killed just before the sidecar was written.
+    record: compared key by key with `made_with`; other keys of `made_with` are results and are returned too.
+    words: for a top-level key, the message to use instead of its two values.
+    defaults: values that earlier versions of Abbe used for keys they did not record.
+    ours: whether a file without a sidecar was written by Abbe, in a run killed before it wrote the sidecar.
 
-    Raises StoreError rather than replace what was made otherwise, or by another program, unless `overwrite`.
+    Raises StoreError if the file was made with other settings or by another program, unless `overwrite`.
     """
     state, sidecar = commit.state(path), commit.read_sidecar(path)
     if state == "unsigned" and not overwrite and not ours(path):
@@ -128,14 +128,14 @@ def made_before(
         return old
     if overwrite:
         return None
-    said = {(words or {}).get(key.partition(".")[0], f"{key} is {values}") for key, values in different.items()}
+    reasons = {(words or {}).get(key.partition(".")[0], f"{key} is {values}") for key, values in different.items()}
     if set(record) - set(old):
-        said = {"another command, or another version of Abbe, made it"}
-    raise StoreError(f"{path} was made differently: {'; '.join(sorted(said))}; use --overwrite, or another --out")
+        reasons = {"another command, or another version of Abbe, made it"}
+    raise StoreError(f"{path} was made differently: {'; '.join(sorted(reasons))}; use --overwrite, or another --out")
 
 
 def flat(value: Mapping[str, Any], *, ignore: Collection[str] = (), prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined by dots."""
+    """A flat dict of a nested one; keys are joined by dots."""
     out: dict[str, Any] = {}
     for name, item in value.items():
         if not prefix and name in ignore:

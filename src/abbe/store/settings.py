@@ -1,4 +1,4 @@
-"""How feature files are converted. Imports nothing heavy, so that `--help` costs little."""
+"""Settings of `abbe convert`. Imports nothing heavy, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ Written = Literal["clam", "stamp", "tensors", "trident"]
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertSettings:
-    """What to write, and what the files do not say."""
+    """The layout to write, and values that the files do not contain."""
 
     to: Written = "trident"
     """layout to write"""
     layout: Layout = "auto"
-    """layout to read; auto tells it from each file"""
+    """layout to read; auto detects it for each file"""
     patch_size_level0: float | None = None
-    """side of a patch in level-0 pixels, for files that do not say it"""
+    """side of a patch in level-0 pixels, for files that do not contain it"""
     override_mpp: float | None = None
-    """microns a pixel at level 0, for files that do not say it or say it wrongly"""
+    """microns per pixel at level 0, for files where it is missing or wrong"""
     level0_size: tuple[int, int] | None = None
-    """width and height of the slide in level-0 pixels, for files that do not say them"""
+    """width and height of the slide in level-0 pixels, for files that do not contain them"""
     stride_level0: float | None = None
-    """step between patches in level-0 pixels, for files of overlapping patches that do not say it"""
+    """step between patches in level-0 pixels, for files of overlapping patches that do not contain it"""
     encoder: str | None = None
-    """patch encoder the features must be of; says which where a file holds several, is recorded where it names none"""
+    """required patch encoder; selects one if a file has several, and is recorded if a file names none"""
     trust_pickle: bool = False
-    """unpickle files that are pickles inside, in a child process: this RUNS CODE that is in the file"""
+    """read files that contain pickles, in a child process: this RUNS CODE from the file"""
     overwrite: bool = False
-    """convert again what was made from another version of a file, or with other options"""
+    """replace outputs made from another version of a file or with other options"""
     slide: tuple[Path, ...] = ()
-    """slides, or folders of them, that say the mpp and the size of a slide where its feature file does not"""
+    """slides, or folders of slides, to read mpp and slide size from if a feature file lacks them"""
 
     def __post_init__(self) -> None:
         for name, value, known in (("--to", self.to, get_args(Written)), ("--layout", self.layout, get_args(Layout))):

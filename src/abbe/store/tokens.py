@@ -1,4 +1,4 @@
-"""A condensed slide on disk: its tokens, where every patch went, and what the model said."""
+"""A condensed slide on disk: its tokens, the assignment of its patches, and the prediction of the model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FORMAT, VERSION = "abbe-tokens", 1
 class SlideTokens:
     """One condensed slide. N patches, K tokens, R routes.
 
-    tokens [K, D], mask [K], mass [K], attention [K] (share of each token in the pooled vector);
+    tokens [K, D], mask [K], mass [K], attention [K] (weight of each token in the pooled vector);
     index [N, R] int32 and weight [N, R] as in `Assignment`; coords [N, 2] level-0 pixels, patch_size_level0.
     about: slide_id, condenser, merges, classes, probabilities, mpp, level0_size, model, source.
     """
@@ -40,9 +40,9 @@ class SlideTokens:
 
     @property
     def contribution(self) -> Tensor:
-        """[N]: the share of the pooled vector that came through each patch; sums to 1 if nothing was dropped.
+        """[N]: share of each patch in the pooled vector; sums to 1 if no patch was dropped.
 
-        A token's attention is dealt out over its patches by their weights, whatever the method.
+        The attention of a token is distributed over its patches in proportion to their weights, for every method.
         """
         token = self.index.long().clamp_min(0)
         routed = torch.zeros(len(self.tokens)).index_add(0, token.flatten(), self.weight.float().flatten())
@@ -51,12 +51,12 @@ class SlideTokens:
 
     @property
     def attended(self) -> bool:
-        """Whether the head said how much it read of each token; [CLS] pooling and TransMIL do not."""
+        """Whether the head returned attention weights; [CLS] pooling and TransMIL do not."""
         return bool(self.attention.any())
 
     @property
     def main_token(self) -> Tensor:
-        """[N]: the token each patch went to with its largest weight, −1 where it was dropped."""
+        """[N]: the token with the largest weight for each patch; −1 if the patch was dropped."""
         return Assignment(self.index, self.weight, offsets_of([len(self.index)])).main
 
 
@@ -64,7 +64,7 @@ _TENSORS = ("tokens", "mask", "mass", "attention", "index", "weight", "coords")
 
 
 def write_tokens(path: Path, condensed: SlideTokens) -> None:
-    """Commit tokens as safetensors; what is not a tensor goes into its metadata."""
+    """Write tokens as safetensors; values that are not tensors go into its metadata."""
     tensors = {name: getattr(condensed, name).contiguous().clone() for name in _TENSORS}
     about = {**condensed.about, "patch_size_level0": condensed.patch_size_level0}
     with commit(path, format=FORMAT, version=VERSION) as temporary:
@@ -72,7 +72,7 @@ def write_tokens(path: Path, condensed: SlideTokens) -> None:
 
 
 def read_tokens(path: str | Path) -> SlideTokens:
-    """Tokens that `write_tokens` wrote. Raises CheckpointError for any other file."""
+    """Read a file written by `write_tokens`. Raises CheckpointError for any other file."""
     try:
         with safetensors.safe_open(str(path), "pt") as file:
             about = json.loads((file.metadata() or {})["abbe"])

@@ -1,4 +1,4 @@
-"""Check that every file of an output folder is as it was written."""
+"""Check that no file of an output folder changed after it was written."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from abbe.store.commit import SIDECAR, state
 from abbe.store.walk import files_below
 
 MEANING = {
-    "missing": "the file is missing, its sidecar is not",
-    "unsigned": "foreign: it has no sidecar, so it cannot be checked",
-    "torn": "its size differs from what was written",
-    "altered": "its bytes differ from what was written",
+    "missing": "the file is missing but its sidecar exists",
+    "unsigned": "foreign: it has no sidecar and cannot be checked",
+    "torn": "its size differs from the size in the sidecar",
+    "altered": "its hash differs from the hash in the sidecar",
     "temporary": "left by a run that was stopped; safe to remove",
     "sidecar": "its sidecar cannot be read",
 }
 
 
 def verify(folder: str | Path) -> tuple[Counter[str], list[tuple[str, str]]]:
-    """(number of files in each state, (path relative to `folder`, state) of each that is not done); links are skipped.
+    """(number of files per state, [(path relative to `folder`, state) of each file that is not done]); skips links.
 
-    Raises InputError if there is no such folder, or it cannot be read.
+    Raises InputError if the folder does not exist or cannot be read.
     """
     folder = Path(folder)
     if not folder.is_dir():

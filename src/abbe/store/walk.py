@@ -1,4 +1,4 @@
-"""The one walk over the files below a folder."""
+"""List the files below a folder; used wherever a folder is searched."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def files_below(
     folders: bool = False,
     is_whole: Callable[[Path], bool] = lambda _: False,
 ) -> Iterator[Path]:
-    """Everything below a folder that is not a folder itself, by name, each folder before its subfolders.
+    """Yield all files below a folder, sorted by name; the files of a folder come before those of its subfolders.
 
-    hidden: include hidden names and sidecars.
-    links: to folders: skip them; follow them unless they lead to a folder that contains them; or follow them and enter
-    every folder once, by the path that comes first.
-    folders: yield folders too.   is_whole: whether a folder counts as one file (a .zarr store, a model); it is yielded
-    and not entered.
+    hidden: include hidden files and sidecars.
+    links: what to do with links to folders. "skip" ignores them, "follow" follows them unless the target contains the
+    link, "once" follows them but visits every folder only once, by the first path.
+    folders: yield folders too.
+    is_whole: whether a folder counts as one file (a .zarr store, a model); it is yielded but not searched.
 
     Raises InputError for a folder that cannot be read.
     """
@@ -41,7 +41,7 @@ def files_below(
         except OSError as error:
             raise InputError(f"{place}: cannot be searched ({error.strerror})") from error
         identity = (status.st_dev, status.st_ino)
-        if identity in (entered if links == "once" else above):  # reached by a loop of links
+        if identity in (entered if links == "once" else above):  # a loop of links
             continue
         entered.add(identity)
         inside = []
@@ -64,5 +64,5 @@ def _follows(link: Path, links: Links) -> bool:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link whose target has too long a name
+    except OSError:  # a link whose target name is too long
         return False

@@ -1,1 +1,1 @@
-"""One training loop, its objectives, its checkpoints."""
+"""The training loop, its objectives and its checkpoints."""

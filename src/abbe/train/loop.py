@@ -1,7 +1,8 @@
-"""The one training loop. What is learned is an objective; how it is trained is a recipe.
+"""The training loop. An objective defines the loss; a recipe defines the training settings.
 
-Accelerate places and steps; it does not save (it pickles): `checkpoint.py` does. A loss is a sum over slides (or answer
-tokens) divided by their number in the whole batch, over all processes, so that several processes equal one.
+Accelerate handles devices and processes. `checkpoint.py` saves, because Accelerate would pickle. A loss is summed over
+slides (or answer tokens) and divided by their number in the batch of all processes, so that the number of processes
+does not change the result.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ from abbe.train.recipe import Recipe
 
 
 class Batch(Protocol):
-    """What an objective is given: anything that can be moved, and knows what its loss is divided by."""
+    """Input of an objective: it can be moved to a device and knows the number that its loss is divided by."""
 
     @property
     def count(self) -> int:
-        """Slides, or answer tokens."""
+        """Number of slides, or answer tokens."""
 
     def to(self, device: torch.device | str) -> Any: ...
 
@@ -45,13 +46,13 @@ S = TypeVar("S", contravariant=True)
 
 @dataclass
 class Step:
-    """What an objective gives for one batch.
+    """Output of an objective for one batch.
 
-    loss_sum: scalar, what is minimised, *summed* over the batch's slides (or answer tokens).
-    task_sum: scalar, the task's part of it; training stops and the best weights are chosen by this one on validation
-        slides, so that runs which differ in their regularisers are judged by the same measure.
+    loss_sum: scalar, the loss to minimise, *summed* over the slides (or answer tokens) of the batch.
+    task_sum: scalar, the task loss without regularisers. On validation slides it decides early stopping and the best
+        weights, so that runs with different regularisers are compared by the same measure.
     metrics: means over the batch, recorded in the history.
-    outputs: by name, one row per slide; on validation slides they are collected for `Objective.metrics`.
+    outputs: {name: one row per slide}; on validation slides they are collected for `Objective.metrics`.
     """
 
     loss_sum: Tensor
@@ -61,16 +62,16 @@ class Step:
 
 
 class Objective(Protocol[S, B]):
-    """What is learned: batches from samples, a loss from a model and a batch, metrics of all validation slides."""
+    """Makes batches from samples, computes the loss of a batch, and the metrics of all validation slides."""
 
     def collate(self, samples: Sequence[S]) -> B:
-        """One batch from samples of the data set."""
+        """Make one batch from samples of the data set."""
 
     def __call__(self, model: nn.Module, batch: B) -> Step:
         """The loss of one batch."""
 
     def metrics(self, outputs: Mapping[str, Tensor]) -> dict[str, float]:
-        """Metrics of the whole validation set, from the outputs of all its batches; what `monitor` may name."""
+        """Metrics of the validation set from the outputs of all its batches; `Recipe.monitor` names one of them."""
 
 
 class DivergedError(AbbeError):
@@ -100,21 +101,22 @@ def fit(
     cpu: bool = False,
     description: str = "training",
 ) -> tuple[nn.Module, list[dict[str, float]]]:
-    """Train what `build` makes; return it with its best weights on the validation slides, and one row per epoch.
+    """Train the model that `build` returns. Returns it with its best weights on the validation slides, and the history.
 
-    build: called after seeding, so that the seed decides the initial weights too.
-    folder: where checkpoints go; none are written without it. resume: go on from the one there; in one process this is
-    bit for bit the run that was not stopped.
+    The history has one row per epoch.
+    build: called after seeding, so that the seed also sets the initial weights.
+    folder: folder of checkpoints; without it none are written.
+    resume: resume from the checkpoint in `folder`; in one process the result is bit-identical to an uninterrupted run.
 
-    A condenser with a schedule over training is trained to the end of its schedule: early stopping is off, and weights
-    count as best only once the condenser says that it has settled.
+    A condenser with a training schedule is trained to the end of the schedule: early stopping is off, and best weights
+    are selected only from epochs in which the condenser is `settled`.
 
-    Raises DivergedError for a loss or weights that are not finite, CheckpointError for a checkpoint that is not whole.
+    Raises DivergedError for a loss or weights that are not finite, CheckpointError for a damaged checkpoint.
     """
     accelerator = Accelerator(mixed_precision=recipe.precision, cpu=cpu)
     set_seed(recipe.seed)
     bare = build()
-    if accelerator.process_index:  # same weights everywhere, but noise and dropout of its own in each process
+    if accelerator.process_index:  # same weights in all processes, but different noise and dropout
         torch.manual_seed(recipe.seed + accelerator.process_index)
     trainable = any(parameter.requires_grad for parameter in bare.parameters())
     condensers = [module for module in bare.modules() if isinstance(module, Condenser)]
@@ -132,7 +134,7 @@ def fit(
     best = _copy_of(bare)
     if folder is not None and resume and (found := checkpoint.load(folder)) is not None:
         at, best = _restore(found, folder, bare, optimizer, schedule, recipe)
-        if rank:  # the checkpoint holds the main process's generator; the others start a new stream
+        if rank:  # the checkpoint has the generator state of the main process only; reseed the others
             torch.manual_seed(recipe.seed + rank + 1000 * at.epoch)
 
     with progress(description, recipe.epochs) as bar:
@@ -160,7 +162,7 @@ def fit(
             bar.update(
                 bar.task_ids[0], completed=at.epoch, description=f"{description}, val loss {row['val_task']:.3f}"
             )
-    # A schedule that never settled has no best epoch: its last weights are the trained ones.
+    # If the condenser never settled there is no best epoch: use the last weights.
     bare.load_state_dict(best if at.best_epoch >= 0 or not at.history else _copy_of(bare))
     return bare.cpu().eval(), at.history
 
@@ -187,7 +189,7 @@ def _train_epoch(
     for number, parts in enumerate(batches):
         for condenser in condensers:
             condenser.set_progress((epoch + number / len(batches)) / recipe.epochs)
-        # Processes average gradients; their losses are sums. World / global count turns the one into the other.
+        # Gradients are averaged over processes, but losses are sums: scale by processes / global count.
         share = accelerator.num_processes / _total(sum(part.count for part in parts), accelerator)
         for place, part in enumerate(parts, start=1):
             with nullcontext() if place == len(parts) else accelerator.no_sync(model):
@@ -205,7 +207,7 @@ def _train_epoch(
 
 
 class _Grouped:
-    """Batch after batch, each as the list of its parts."""
+    """Iterate over batches; each is the list of its parts."""
 
     def __init__(self, loader: DataLoader[Any], batches: Batches) -> None:
         self.loader, self.batches = loader, batches
@@ -245,14 +247,14 @@ def _monitored(row: Mapping[str, float], recipe: Recipe) -> float:
     if name not in row:
         known = ", ".join(sorted(key.removeprefix("val_") for key in row if key.startswith("val_")))
         raise ConfigError(
-            f"--recipe.monitor {recipe.monitor} is not measured, or not defined on the validation slides (a class may "
-            f"have none there); measured are {known}. Use another split, or --recipe.monitor loss"
+            f"--recipe.monitor {recipe.monitor} is not computed, or not defined on the validation slides (a class may "
+            f"have no slides there); available: {known}. Use another split, or --recipe.monitor loss"
         )
     return row[name]
 
 
 def _check_finite(row: Mapping[str, float], model: nn.Module) -> None:
-    """DivergedError for a loss or weights that are not finite, before anything is written or kept."""
+    """Raise DivergedError for a loss or weights that are not finite, before a checkpoint is written."""
     epoch, remedy = int(row["epoch"]), "try a lower learning rate (--recipe.lr), or --recipe.clip 1"
     for name, what in (("loss", "training loss"), ("val_loss", "validation loss"), ("val_task", "validation loss")):
         if not math.isfinite(row.get(name, 0.0)):
@@ -262,7 +264,7 @@ def _check_finite(row: Mapping[str, float], model: nn.Module) -> None:
 
 
 def _not_finite(model: nn.Module) -> str | None:
-    """Name of the first tensor of the model that holds NaN or an infinity."""
+    """Name of the first tensor of the model that contains NaN or an infinity; None if all are finite."""
     for name, value in model.state_dict().items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             return name
@@ -270,7 +272,7 @@ def _not_finite(model: nn.Module) -> str | None:
 
 
 def _step(model: nn.Module, objective: Objective[S, B], batch: Any, epoch: int) -> Step:
-    """The objective's step. DivergedError where the types refuse what weights that are not finite produced."""
+    """Call the objective. Raises DivergedError if it fails because weights are not finite."""
     try:
         return objective(model, batch)
     except InputError as error:

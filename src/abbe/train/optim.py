@@ -1,4 +1,4 @@
-"""The optimiser and the learning rate that a recipe asks for."""
+"""The optimiser and learning rate schedule of a recipe."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from abbe.train.recipe import Recipe
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """Groups of an optimiser: the parameters of each prefix with its rate, then all others with `recipe.lr`.
+    """Parameter groups of the optimiser: one per prefix of `group_lr` with its rate, and all others with `recipe.lr`.
 
-    A parameter belongs to its longest prefix. Raises ConfigError for a prefix that fits no parameter.
+    A parameter belongs to its longest matching prefix. Raises ConfigError for a prefix that matches no parameter.
     """
     rates = recipe.rates()
     groups: dict[str, list[nn.Parameter]] = {prefix: [] for prefix in (*rates, "")}
@@ -26,21 +26,21 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     for prefix in rates:
         if not groups[prefix]:
             parts = sorted({name.partition(".")[0] for name, _ in model.named_parameters()})
-            raise ConfigError(f"recipe: group_lr {prefix!r} fits no parameter; the model has {', '.join(parts)}")
+            raise ConfigError(f"recipe: group_lr {prefix!r} matches no parameter; the model has {', '.join(parts)}")
     return [{"params": group, "lr": rates.get(prefix, recipe.lr)} for prefix, group in groups.items() if group]
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW over the groups of `parameter_groups`."""
     groups = parameter_groups(model, recipe)
-    # Fused: one pass over each parameter; the slots' experts have millions of them.
+    # Fused is faster: the experts of the slots have millions of parameters.
     return torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
 
 
 class Schedule:
-    """The learning rate over training: told after every step and after every epoch."""
+    """Learning rate schedule; call `after_step` and `after_epoch` to advance it."""
 
-    # Made again by the scheduler's constructor, and not JSON (an infinity) or not needed.
+    # Not saved: set by the constructor of the scheduler, or not needed (one is infinite, which JSON cannot store).
     _CONSTANTS = frozenset({"mode_worse", "_last_lr", "lr_lambdas"})
 
     def __init__(self, optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_epoch: int) -> None:
@@ -64,22 +64,22 @@ class Schedule:
             )
 
     def after_step(self) -> None:
-        """After every optimiser step."""
+        """Call after every optimiser step."""
         if self.inner is not None and not isinstance(self.inner, ReduceLROnPlateau):
             self.inner.step()
 
     def after_epoch(self, monitored: float) -> None:
-        """After every epoch, with the monitored value on the validation slides."""
+        """Call after every epoch with the monitored value on the validation slides."""
         if isinstance(self.inner, ReduceLROnPlateau):
             self.inner.step(monitored)
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """The state as plain JSON values."""
         state = {} if self.inner is None else self.inner.state_dict()
         return {key: value for key, value in state.items() if key not in self._CONSTANTS}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what `state_dict` gave."""
+        """Restore the state returned by `state_dict`."""
         if self.inner is not None:
             self.inner.load_state_dict({**{key: self.inner.state_dict().get(key) for key in self._needed()}, **state})
 

@@ -1,4 +1,4 @@
-"""How a model is trained: batches, rates, schedule, stopping."""
+"""Training settings: batches, learning rates, schedule, early stopping."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ from abbe.errors import ConfigError, check_range
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train. The defaults are those of the TC-SSA authors' MIL code, except that they monitor the AUROC."""
+    """Training settings. Defaults are those of the TC-SSA authors' MIL code, except that they monitor the AUROC."""
 
     epochs: int = 60
-    """at most this many passes over the training slides"""
+    """maximum number of passes over the training slides"""
     batch_size: int = 8
     """slides per optimiser step, over all processes"""
     accumulate: int = 1
-    """parts in which each batch is computed, to save memory; the step is the same"""
+    """gradient accumulation: number of parts of each batch, to save memory; the step is the same"""
     lr: float = 1e-4
     """learning rate of AdamW"""
     group_lr: tuple[str, ...] = ()
-    """learning rates of groups of parameters, as prefix=rate, e.g. condenser=1e-5"""
+    """learning rates of parameter groups, as prefix=rate, e.g. condenser=1e-5"""
     weight_decay: float = 1e-5
     """weight decay of AdamW"""
     schedule: Literal["plateau", "cosine", "constant"] = "plateau"
-    """plateau: the rate falls when the monitored value stops improving; cosine: it falls to min-lr, step by step"""
+    """plateau: lower the rate when the monitored value stops improving; cosine: cosine decay to min-lr"""
     warmup: float = 0.0
-    """cosine: epochs over which the rate rises from 0"""
+    """cosine: number of warm-up epochs, in which the rate rises from 0"""
     plateau_factor: float = 0.5
-    """plateau: the learning rate is multiplied by this"""
+    """plateau: factor by which the learning rate is multiplied"""
     plateau_patience: int = 5
-    """plateau: epochs without improvement before that"""
+    """plateau: epochs without improvement before the learning rate is lowered"""
     min_lr: float = 0.0
-    """the learning rate falls no further than this"""
+    """minimum learning rate"""
     clip: float | None = None
-    """largest norm of the gradient; none by default"""
+    """maximum gradient norm; no clipping by default"""
     monitor: Literal["loss", "auroc", "qwk"] = "loss"
-    """what is watched on the validation slides: it drives the plateau, early stopping and the choice of weights; ties
-    are broken by the loss"""
+    """value on the validation slides that decides the plateau schedule, early stopping and the best weights; the loss
+    breaks ties"""
     early_stop: int | None = 15
     """epochs without improvement before training stops; None: never"""
     seed: int = 0
-    """of weights, batches, noise and dropout"""
+    """random seed of weights, batches, noise and dropout"""
     precision: Literal["no", "bf16", "fp16"] = "no"
-    """mixed precision, as Accelerate names it"""
+    """mixed precision mode of Accelerate"""
     checkpoint_every: int = 5
-    """epochs between checkpoints; a run that is killed loses at most these"""
+    """epochs between checkpoints; a run that is killed loses at most this many"""
 
     def __post_init__(self) -> None:
         check_range("recipe", 1, epochs=self.epochs, batch_size=self.batch_size, accumulate=self.accumulate)
@@ -59,7 +59,7 @@ class Recipe:
         self.rates()
 
     def rates(self) -> dict[str, float]:
-        """{prefix of parameter names: learning rate} from `group_lr`. ConfigError for what is not prefix=rate."""
+        """{prefix of parameter names: learning rate} from `group_lr`. Raises ConfigError for other text."""
         found: dict[str, float] = {}
         for pair in self.group_lr:
             prefix, equals, rate = pair.partition("=")

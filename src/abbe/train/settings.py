@@ -1,4 +1,4 @@
-"""What is trained, and how. Imports nothing heavy, so that `--help` costs little."""
+"""Settings of training. Imports nothing heavy, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ CondenserTrain = Literal["joint", "frozen"]
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierSettings:
-    """What is trained, and how."""
+    """Settings of a classifier and its training."""
 
     condenser: Annotated[str, arg(metavar="|".join(list_condensers()))] = "tcssa"
-    """method that condenses a slide's patches"""
+    """method that condenses the patches of a slide"""
     tokens: int | float | None = None
-    """budget: a count, or a keep rate in (0, 1]; 32, or what --condenser-init has, unless given"""
+    """token budget: a count, or a keep rate in (0, 1]; default: that of --condenser-init, or 32"""
     condenser_options: tuple[str, ...] = ()
-    """further options of the condenser, as name=value, e.g. aux_weight=0.01"""
+    """additional options of the condenser, as name=value, e.g. aux_weight=0.01"""
     condenser_init: str | None = None
-    """classifier (folder or hub id) whose condenser, with its scale of features, this one starts from"""
+    """classifier (folder or hub id) to initialise the condenser and the feature scale from"""
     condenser_train: CondenserTrain = "joint"
-    """joint: the condenser learns with the head; frozen: it stays as --condenser-init gave it"""
+    """joint: train the condenser with the head; frozen: keep the weights of --condenser-init"""
     pooling: Pooling = "mean"
-    """how the head pools tokens; abmil, clam, dsmil and transmil are torchmil's"""
+    """how the head pools tokens; abmil, clam, dsmil and transmil come from torchmil"""
     standardize: bool = True
-    """bring features to zero mean and unit spread by the training patches; --no-standardize takes them as they are"""
+    """scale features to zero mean and unit variance on the training patches; --no-standardize does not scale them"""
     recipe: Recipe = field(default_factory=Recipe)
     """how the model is trained"""

@@ -10,12 +10,12 @@ from abbe.verbs.settings import DemoSettings
 
 @dataclass(frozen=True, kw_only=True)
 class Demo(DemoSettings):
-    """The tour: render phantom slides, encode them, train four condensers, compare them, draw, and write a page.
+    """Render phantom slides, encode them, train four condensers, compare them, and write a report with pictures.
 
     Example:
       abbe demo --out demo
 
-    The result is OUT/report.html. The same command again does only what is missing.
+    The result is OUT/report.html. Repeating the command runs only missing steps.
     """
 
     json: bool = False
@@ -27,6 +27,6 @@ class Demo(DemoSettings):
 
         report = tour(self)
         rows = [f"  {name:<20} AUROC {shown(row['auroc'])}" for name, row in report["metrics"].items()]
-        text = "\n".join(["held-out patients, 95 % intervals:", *rows, f"open {self.out / 'report.html'}"])
+        text = "\n".join(["held-out patients, 95 % confidence intervals:", *rows, f"open {self.out / 'report.html'}"])
         result(text, report, json_output=self.json)
         return 0

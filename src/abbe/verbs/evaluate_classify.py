@@ -11,7 +11,7 @@ from abbe.evaluate.settings import EvaluationSettings
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateClassify(EvaluationSettings):
-    """Measure a classifier on the slides of a labels table, with 95 % intervals over patients.
+    """Evaluate a classifier on the slides of a labels table, with 95 % confidence intervals over patients.
 
     Example:
       abbe evaluate classify --model run/model --features features --labels labels.csv --split test --out figures

@@ -13,17 +13,17 @@ from abbe.inspection.finding import InspectSettings
 
 @dataclass(frozen=True, kw_only=True)
 class Inspect(InspectSettings):
-    """Say what slides, feature files, tables, benchmark files, models and cohorts are, and what is wrong with them.
+    """Identify slides, feature files, tables, benchmark files, models and cohorts, and report their problems.
 
     Example:
       abbe inspect slide.svs features/slide.h5 labels.csv run/model
 
-    A folder that is no model, cohort or slide itself is gone through file by file. Exit code 0 if everything is
-    readable, 1 otherwise.
+    A folder that is not a model, run, cohort or slide is searched, and its files are inspected one by one. The exit
+    code is 0 if everything is readable, 1 otherwise.
     """
 
     paths: tyro.conf.Positional[tuple[Path, ...]]
-    """files and folders"""
+    """files and folders to inspect"""
     json: bool = False
     """print the findings as JSON"""
 

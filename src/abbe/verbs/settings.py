@@ -1,4 +1,4 @@
-"""Settings of the tour."""
+"""Settings of `abbe demo`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from abbe.train.recipe import Recipe
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSettings:
-    """Sizes and seeds of the tour."""
+    """Sizes and seeds of the demo."""
 
     out: Path = Path("demo")
     """output folder"""
     plan: CohortPlan = field(default_factory=lambda: CohortPlan(0.01, (200, 60, 120), 1000))
     """the cohort the models are trained on"""
     bank: BankPlan = field(default_factory=lambda: BankPlan(normal=(6, 2, 4), tumour=(12, 4, 8)))
-    """the rendered patches it is drawn from"""
+    """the rendered patches that the cohort is sampled from"""
     recipe: Recipe = field(default_factory=lambda: Recipe(epochs=20, lr=1e-3, early_stop=20, plateau_patience=20))
     """how each model is trained"""
     draws: int = 1000

@@ -1,4 +1,4 @@
-"""The tour: every step from slide to report, on rendered slides."""
+"""The steps of `abbe demo`, from slide to report, on rendered slides."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ CONTENDERS = (
 )
 _SIDE = 16  # patches per side of a rendered slide: 4,096 pixels
 _PATCHES = 180
-_EVIDENCE = 0.05  # share of a rendered slide: a deposit of nine patches, large enough to be seen in a picture
+_EVIDENCE = 0.05  # tumour share of a rendered slide: nine patches, large enough to see in a picture
 _TUMOURS = ("tumour_a2", "tumour_b2", "tumour_b1")
 
 
 def tour(run: DemoSettings) -> dict[str, Any]:
-    """Every step in order; returns the metrics on the page, as plain JSON values."""
+    """Run all steps in order; returns the metrics of the report as plain JSON values."""
     clock = _Clock()
     slides = render_slides(run)
     clock.lap("render three slides of 4,096 × 4,096 pixels")
@@ -55,12 +55,12 @@ def tour(run: DemoSettings) -> dict[str, Any]:
     failed = [o for o in outcomes if o.outcome != "done"]
     if failed:
         raise AbbeError(f"{failed[0].path}: {failed[0].outcome} at {failed[0].stage}: {failed[0].reason}")
-    clock.lap(f"find tissue and encode {sum(o.patches for o in outcomes)} patches")
+    clock.lap(f"detect tissue and encode {sum(o.patches for o in outcomes)} patches")
     rows = build_bank(run.bank, run.out / "bank", workers=run.workers)
     clock.lap(f"render and encode a bank of {len(rows.cls)} patches")
     cohort = run.out / "cohort"
     record = write_cohort(cohort, run.plan, rows)
-    clock.lap(f"draw {record['slides']} slides from it")
+    clock.lap(f"sample {record['slides']} slides from the bank")
     reports = train_all(
         CONTENDERS,
         HoldoutSettings(
@@ -78,14 +78,14 @@ def tour(run: DemoSettings) -> dict[str, Any]:
     metrics |= _bounds(run, rows)
     model = run.out / "runs" / CONTENDERS[1].name / f"seed{run.recipe.seed}" / "model"
     pictures = _pictures(run, slides, outcomes, model)
-    clock.lap("condense the slides and draw")
+    clock.lap("condense the slides and draw pictures")
     found = {"metrics": metrics, "difficulty": record["difficulty"], "seconds": clock.laps, "peak_gib": peak_gib()}
     _write_page(run, found, reports, record, outcomes, pictures)
     return found
 
 
 def render_slides(run: DemoSettings) -> list[Path]:
-    """Three rendered slides with one tumour deposit each. Finished slides of an earlier tour are kept."""
+    """Render three slides with one tumour deposit each. Finished slides of an earlier run are kept."""
     paths = []
     for number, tumour in enumerate(_TUMOURS):
         rng = np.random.default_rng([run.plan.seed, number])
@@ -101,7 +101,7 @@ def render_slides(run: DemoSettings) -> list[Path]:
 
 
 def _bounds(run: DemoSettings, rows: PatchBank) -> dict[str, Any]:
-    """Reference scores: `ceiling` counts patches as a probe classifies them, `oracle` reads the truth map."""
+    """Reference scores: `ceiling` counts patches by class as a linear probe sees it, `oracle` reads the truth map."""
     table = predictions_on_test(run.out / "runs", CONTENDERS[0].name, [run.recipe.seed])[0]
     seen = ceiling_scores(run.out / "cohort", rows, table["slide_id"].tolist())
     labels = (table["label"] == "b").to_numpy(int)
@@ -116,16 +116,16 @@ def _pictures(run: DemoSettings, slides: list[Path], outcomes: list[Outcome], mo
     for slide, outcome in zip(slides, outcomes, strict=True):
         bag = features_path(job, run.bank.encoder, outcome.slide_id)
         tokens = condense_source(bag, str(model), run.out / "tokens" / f"{outcome.slide_id}.safetensors")
-        said = ", ".join(f"{name}: {share:.2f}" for name, share in tokens.about["probabilities"].items())
+        prediction = ", ".join(f"{name}: {share:.2f}" for name, share in tokens.about["probabilities"].items())
         truth = run.out / "truth" / f"{outcome.slide_id}.png"
         thumbnail = thumbnail_for(slide, tokens)
         drawn = {"truth": truth_figure(thumbnail, truth, TISSUE_CLASSES), **draw(slide, tokens)}
         _write(run, f"{outcome.slide_id}_overview", overview_figure(thumbnail, tokens, truth, TISSUE_CLASSES))
         captions = {
-            "truth": f"{outcome.slide_id}: the truth map. The model says {said}.",
-            "slots": "Each patch in the colour of its main slot.",
-            "weight": "The share of each patch in what the prediction was read from.",
-            "gallery": "Most typical patches of the largest slots.",
+            "truth": f"{outcome.slide_id}: the truth map. The model predicts {prediction}.",
+            "slots": "Each patch has the colour of its main slot.",
+            "weight": "The share of each patch in the pooled vector.",
+            "gallery": "The most typical patches of the largest slots.",
         }
         for name, figure in drawn.items():
             pictures.append(Picture(_write(run, f"{outcome.slide_id}_{name}", figure), captions[name]))
@@ -157,13 +157,13 @@ def _write_page(
     chart = interval_plot(intervals, label="AUROC on held-out patients", chance=0.5)
     task = (
         f"A slide holds about {run.plan.patches} patches; {run.plan.fraction:.1%} of them are one tumour deposit. The "
-        "question is its subtype, a or b. The rest of the slide says nothing about it."
+        "question is its subtype, a or b. The rest of the slide does not depend on it."
     )
     basis = (
         f"{first['slides']['train']} slides for training, {first['slides']['val']} for early stopping, {n} slides of "
         f"{patients} other patients for testing; the three share no patient and no rendered patch. "
         f"One seed ({run.recipe.seed}); intervals resample patients. “none” keeps every patch; “ceiling” counts "
-        "patches by subtype as a linear probe of single patches classifies them (balanced accuracy over 12 classes "
+        "patches by the subtype that a linear probe of single patches gives them (balanced accuracy over 12 classes "
         f"{probe['probe_all_classes']:.2f}, a2 against b2 {probe['probe_a2_b2']:.2f}); “oracle” reads the truth map."
     )
     length = (
@@ -172,25 +172,25 @@ def _write_page(
     )
     steps = "Three slides were rendered pixel by pixel, opened with OpenSlide, cut into patches and condensed by tcssa."
     caution = (
-        "Phantom slides are procedural renderings with known truth, not tissue: they show what a method keeps and "
-        "loses, not how it performs in a clinic."
+        "Phantom slides are procedural renderings with known truth, not tissue. They show which patches a method keeps "
+        "or loses, not its clinical performance."
     )
     sections = [
         Section(
-            "What is compared",
+            "Comparison",
             [task, basis, length],
             ["method – tokens – pooling", "AUROC [95 %]", "balanced accuracy [95 %]"],
             rows,
             [Picture(png(chart), "AUROC of the table."), Picture(png(training_curves(histories)), "Validation loss.")],
         ),
-        Section("What was kept, on the slide", [steps], pictures=pictures),
+        Section("Patches kept on each slide", [steps], pictures=pictures),
         Section(
             "Outcomes of encoding",
             columns=["slide", "outcome", "patches"],
             rows=[[o.slide_id, o.outcome, o.patches] for o in outcomes],
         ),
         Section(
-            "How it was made",
+            "Method and run time",
             [
                 f"Peak memory of the largest process: {found['peak_gib']:.2f} GiB.",
                 f"Labels table sha256 {record['labels_sha256']}; truth sha256 {record['truth_sha256']}.",

@@ -16,8 +16,8 @@ class TrainClassify(HoldoutSettings):
     Example:
       abbe train classify --features out/20x_256px_0px_overlap/features_texture --labels labels.csv --out run
 
-    Writes run/model (load it with abbe.load), history.csv, predictions.parquet, result.json and config.json. The same
-    command again goes on where it stopped; a finished run is not repeated.
+    Writes run/model (load it with abbe.load), history.csv, predictions.parquet, result.json and config.json. Repeat
+    the command to resume an interrupted run; a finished run is not repeated.
     """
 
     out: Path
@@ -33,7 +33,7 @@ class TrainClassify(HoldoutSettings):
 
         report = train_classifier(self, self.out)
         main = PartialState().is_main_process
-        if PartialState().num_processes > 1:  # a process that leaves while another still talks to it aborts it
+        if PartialState().num_processes > 1:  # a process must not exit while others still communicate with it
             PartialState().wait_for_everyone()
             PartialState().destroy_process_group()
         if not main:

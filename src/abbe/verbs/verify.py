@@ -12,14 +12,14 @@ from abbe.console import result
 
 @dataclass(frozen=True)
 class Verify:
-    """Check every file of an output folder against the hash written with it.
+    """Check every file of an output folder against the hash in its sidecar.
 
     Example:
       abbe verify out
     """
 
     folder: tyro.conf.Positional[Path]
-    """folder of outputs"""
+    """output folder to check"""
     json: bool = False
     """print the findings as JSON"""
 
@@ -28,7 +28,7 @@ class Verify:
 
         counted, found = verify(self.folder)
         lines = [f"{path}: {MEANING[kind]}" for path, kind in found]
-        text = "\n".join([*lines, f"{counted['done']} files whole, {len(found)} findings"])
+        text = "\n".join([*lines, f"{counted['done']} files verified, {len(found)} problems"])
         value = {"whole": counted["done"], "findings": [{"path": path, "kind": kind} for path, kind in found]}
         result(text, value, json_output=self.json)
         return int(bool(found))

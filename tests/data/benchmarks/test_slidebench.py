@@ -74,8 +74,11 @@ def test_further_columns_are_kept_and_repeated_options_counted(tmp_path: Path) -
         ("0,s,,M,N,q,yes,no,,,", "line 3: column 'Answer' is empty"),
         ("0,,,M,N,q,yes,no,,,A", "line 3: column 'Slide' is empty"),
         ("0,s,,M,N,q,yes,,,,A", "line 3: question '0' has 1 options; at least two"),
-        ("9,s,,M,N,q,yes,no,,,A", "line 3: ID '9' is listed a second time"),
-        ("0,s,,M,N,q, really,yes,no,,,A", "line 3: 12 values for 11 columns; a value that holds a comma needs quotes"),
+        ("9,s,,M,N,q,yes,no,,,A", "line 3: ID '9' is duplicated"),
+        (
+            "0,s,,M,N,q, really,yes,no,,,A",
+            "line 3: 12 values for 11 columns; values that contain a comma must be quoted",
+        ),
     ],
 )
 def test_a_broken_question_is_refused_by_line(tmp_path: Path, row: str, message: str) -> None:

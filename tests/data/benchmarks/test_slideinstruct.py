@@ -37,14 +37,14 @@ def test_turns_and_slide(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        (record("what?", "this"), r"record 1 \('one'\): conversations\[0\] has 0 times <image>"),
-        (record("<image><image>what?", "this"), r"conversations\[0\] has 2 times <image>"),
-        (record("<image>what?", "<image>"), r"conversations\[1\] has 1 times <image>"),
-        (record("<image>what?"), "must be a list of pairs, human then gpt"),
-        (record("<image>what?", " "), r"conversations\[1\] is .*expected from 'gpt' with a value"),
+        (record("what?", "this"), r"record 1 \('one'\): conversations\[0\] contains <image> 0 times"),
+        (record("<image><image>what?", "this"), r"conversations\[0\] contains <image> 2 times"),
+        (record("<image>what?", "<image>"), r"conversations\[1\] contains <image> 1 times"),
+        (record("<image>what?"), "conversations must alternate between human and gpt"),
+        (record("<image>what?", " "), r"conversations\[1\] is .*expected a message from 'gpt' with a value"),
         (record("<image>what?", "this", image=()), r"image is \[\]; expected a list of file names"),
         (record("<image>what?", "this") | {"image": "a.csv"}, "image is 'a.csv'; expected a list"),
-        (record("<image>what?", "this") | {"id": 3}, "record 1: id is 3; expected a text"),
+        (record("<image>what?", "this") | {"id": 3}, "record 1: id is 3; expected a non-empty string"),
         ({"id": "one", "image": ["a.csv"]}, "found None"),
     ],
 )
@@ -56,5 +56,5 @@ def test_a_broken_record_is_refused_by_place(tmp_path: Path, broken: dict[str, A
 def test_speakers_take_turns(tmp_path: Path) -> None:
     wrong = record("<image>what?", "this")
     wrong["conversations"][1]["from"] = "human"
-    with pytest.raises(TableError, match=r"conversations\[1\] is .*expected from 'gpt'"):
+    with pytest.raises(TableError, match=r"conversations\[1\] is .*expected a message from 'gpt'"):
         read_slideinstruct(file(tmp_path, [wrong]))

@@ -51,7 +51,7 @@ def test_open_closed_and_unusable(tmp_path: Path) -> None:
         ("1", "c1", True, "B", "no"),
         ("3", "c3", True, "A", "x"),
     ]
-    assert read.unusable == {"2": "case 'c2': Answer 'maybe' is none of the choices ['yes', 'no']"}
+    assert read.unusable == {"2": "case 'c2': Answer 'maybe' is not one of the choices ['yes', 'no']"}
     assert "N = 3 about 2 slides, 1 unusable, sha256" in read.line()
     train = read_wsi_vqa(file(tmp_path, [closed("c3")], "train.json"))
     starred = closed_unseen(read, train)
@@ -62,20 +62,23 @@ def test_open_closed_and_unusable(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("records", "message"),
     [
-        ("[1,", r"vqa\.json: not JSON"),
-        ("[" * 100_000, r"vqa\.json: not JSON"),
+        ("[1,", r"vqa\.json: not valid JSON"),
+        ("[" * 100_000, r"vqa\.json: not valid JSON"),
         ({"Id": "c"}, "expected a json list of objects, found a json dict"),
         ([], "found an empty list"),
         ([closed(), 3], "record 1: expected an object with Id, Question, Answer, found 3"),
-        ([{"Id": "c", "Question": "q"}], "record 0: Answer is None; expected a text"),
+        ([{"Id": "c", "Question": "q"}], "record 0: Answer is None; expected a non-empty string"),
         (
             [{"Id": "c", "Question": "q", "Answer": "a", "Choices": ["a", "b"]}],
             "unknown key 'Choices'. Did you mean 'Choice'",
         ),
-        ([closed(choice=["no"])], "record 0: Choice has 1 texts; expected 2 to 4"),
-        ([closed(choice=["no", ""])], r"record 0: Choice is \['no', ''\]; expected a list of texts"),
-        ([closed(choice=[])], "record 0: Choice has 0 texts"),
-        ('[{"Id": "c", "Id": "d", "Question": "q", "Answer": "a"}]', "key 'Id' is given 2 times in one object"),
+        ([closed(choice=["no"])], "record 0: Choice has 1 options; expected 2 to 4"),
+        ([closed(choice=["no", ""])], r"record 0: Choice is \['no', ''\]; expected a list of strings"),
+        ([closed(choice=[])], "record 0: Choice has 0 options"),
+        (
+            '[{"Id": "c", "Id": "d", "Question": "q", "Answer": "a"}]',
+            r"key 'Id' is duplicated \(2 times in one object\)",
+        ),
     ],
 )
 def test_a_broken_file_is_refused(tmp_path: Path, records: Any, message: str) -> None:

@@ -247,8 +247,8 @@ def test_refusals_before_any_work(tmp_path: Path, cohort: tuple[Path, Path]) -> 
     with pytest.raises(ConfigError, match="unknown name 'tcsa'"):
         train(run_in(tmp_path, cohort, condenser="tcsa"))
     for options, kind, message in (
-        ({"condenser_options": ("tokens=4",)}, ConfigError, "condenser option 'tokens=4': the budget is --tokens"),
-        ({"condenser_options": ("dim=4",)}, ConfigError, "option 'dim=4': the width is that of the features"),
+        ({"condenser_options": ("tokens=4",)}, ConfigError, "condenser option 'tokens=4': use --tokens for the budget"),
+        ({"condenser_options": ("dim=4",)}, ConfigError, "option 'dim=4': the width is read from the features"),
         ({"condenser_options": ("top_k=1", "top_k=2")}, ConfigError, "condenser option 'top_k' is given twice"),
         ({"condenser_options": ("gate_bias=no",)}, ConfigError, "gate_bias must be bool, got 'no'"),
         ({"condenser": "sparselearn", "condenser_options": SPARSE, "pooling": "abmil"}, InputError,
@@ -296,7 +296,7 @@ def test_features_of_a_large_scale_are_brought_to_one_before_anything_is_refused
     report = train(run_in(tmp_path / "scaled", (features, labels), **quick))
     assert report["metrics"]["test"]["auroc"]["n"] == 6
     raw = run_in(tmp_path / "raw", (features, labels), standardize=False, **quick)
-    with pytest.raises(ConfigError, match="the scale of features taken as they are, is out of range"):
+    with pytest.raises(ConfigError, match="the scale of unstandardised features, is out of range"):
         train(raw)
 
 

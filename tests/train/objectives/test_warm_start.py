@@ -149,7 +149,7 @@ def test_wishes_that_cannot_be_met(tmp_path: Path, cohort: tuple[Path, Path], tr
     stranger.mkdir()
     (stranger / "model.safetensors").write_bytes((trained / "model.safetensors").read_bytes())
     (stranger / "config.json").write_text(config.read_text().replace('"encoder": "test"', '"encoder": "conch_v15"'))
-    refused(ConfigError, "trained on features of conch_v15, these are of test", condenser_init=str(stranger))
+    refused(ConfigError, "trained on features of conch_v15, but these are from test", condenser_init=str(stranger))
     other = write_cohort(tmp_path / "wide", dim=12)
     refused_on = run_in(tmp_path / "run", other, **init)
     with pytest.raises(ConfigError, match="trained on features of width 8, these have 12"):
@@ -185,5 +185,5 @@ def test_a_stopped_run_does_not_go_on_from_other_weights(
 def test_a_condenser_without_weights_has_nothing_to_start_from(tmp_path: Path, cohort: tuple[Path, Path]) -> None:
     train(run_in(tmp_path / "first", cohort, condenser="random", recipe=Recipe(epochs=1)))
     init = {"condenser": "random", "condenser_init": str(tmp_path / "first" / "model")}
-    with pytest.raises(ConfigError, match="'random' has no weights to start from"):
+    with pytest.raises(ConfigError, match="'random' has no trainable weights"):
         train(run_in(tmp_path / "second", cohort, **init))

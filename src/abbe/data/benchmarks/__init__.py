@@ -1,1 +1,1 @@
-"""Public data sets: one file a set, read as published."""
+"""Readers for public data sets, one module per data set."""

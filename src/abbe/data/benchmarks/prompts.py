@@ -14,27 +14,31 @@ CLASSNAME = "CLASSNAME"
 
 @dataclass(frozen=True)
 class Prompts:
-    """names: {class: its names in words}.  templates: sentences in which CLASSNAME stands for a name."""
+    """Prompts for zero-shot classification.
+
+    names: {class: its names in words}.  templates: sentences with the placeholder CLASSNAME.
+    """
 
     names: dict[str, tuple[str, ...]]
     templates: tuple[str, ...] = (CLASSNAME,)
 
     def texts(self, name: str) -> list[str]:
-        """Every template with every name of one class."""
+        """All templates filled with all names of one class."""
         return [template.replace(CLASSNAME, word) for word in self.names[name] for template in self.templates]
 
 
 def read_conch_prompts(path: str | Path, *, group: str | None = None) -> Prompts:
-    """CONCH's prompt json: {group: {"classnames": {class: [names]}, "templates": [sentences with CLASSNAME]}}.
+    """Read CONCH's prompt json: {group: {"classnames": {class: [names]}, "templates": [sentences with CLASSNAME]}}.
 
-    group: which set of prompts; may be left out where the file has one.
-    Raises TableError naming file, key and value: an unknown group, a class without names, a template without CLASSNAME.
+    group: the prompt set to read; optional if the file has only one.
+    Raises TableError with file, key and value for an unknown group, a class without names, or a template without
+    CLASSNAME.
     """
     value, _ = read_json(path)
     if not isinstance(value, dict) or not value:
         raise TableError(f"{path}: expected an object of prompt sets, found {str(value)[:80]}")
     if group is None and len(value) > 1:
-        raise TableError(f"{path}: holds {len(value)} prompt sets; give one of {', '.join(value)} as group")
+        raise TableError(f"{path}: contains {len(value)} prompt sets; set group to one of {', '.join(value)}")
     chosen = next(iter(value)) if group is None else group
     if chosen not in value:
         raise TableError(f"{path}: no prompt set {chosen!r}. {nearest(chosen, value)}")
@@ -51,9 +55,9 @@ def read_conch_prompts(path: str | Path, *, group: str | None = None) -> Prompts
 
 
 def class_names(where: str, value: Any) -> dict[str, tuple[str, ...]]:
-    """{class: [names]} checked. Raises TableError opening with `where`."""
+    """Check {class: [names]}. Raises TableError with a message that starts with `where`."""
     if not isinstance(value, dict) or not value:
-        raise TableError(f"{where}: expected an object of classes and their names, found {str(value)[:80]}")
+        raise TableError(f"{where}: expected an object of the form {{class: [names]}}, found {str(value)[:80]}")
     for key in value:
         if not isinstance(key, str):
             raise TableError(f"{where}: class {key!r} is a {type(key).__name__}; put it in quotes")
@@ -61,7 +65,7 @@ def class_names(where: str, value: Any) -> dict[str, tuple[str, ...]]:
 
 
 def texts(where: str, value: Any) -> tuple[str, ...]:
-    """A list of texts that is not empty. Raises TableError opening with `where`."""
+    """Check a non-empty list of strings. Raises TableError with a message that starts with `where`."""
     if not isinstance(value, list) or not value or not all(isinstance(text, str) and text.strip() for text in value):
-        raise TableError(f"{where}: expected a list of texts, found {str(value)[:80]}")
+        raise TableError(f"{where}: expected a non-empty list of strings, found {str(value)[:80]}")
     return tuple(value)

@@ -1,4 +1,4 @@
-"""SlideBench-VQA: closed questions about whole slides, as csv files (TCGA and BCNB)."""
+"""Read SlideBench-VQA (TCGA and BCNB): closed questions about whole slides, as csv files."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _RELEASES = {
 
 
 def read_slidebench(path: str | Path) -> QuestionFile:
-    """SlideBench-VQA (TCGA), or a cohort's questions.csv: ID, Slide, Tumor, two categories, Question, A–D, Answer.
+    """Read SlideBench-VQA (TCGA) or questions.csv of a phantom cohort, which has the same columns.
 
-    Options may be empty, Tumor too; further columns are kept in `extra`.
-    Raises TableError naming file, line and value: a missing column, an empty value, an ID given twice, fewer than two
-    options, an Answer that is not the letter of a filled option.
+    Options and Tumor may be empty; Tumor and other columns are kept in `extra`.
+    Raises TableError with file, line and value for a missing column, an empty value, a duplicate ID, fewer than two
+    options, or an Answer that is not the letter of a filled option.
     """
     table = _table(path, _TCGA, ("ID", "Slide", "Broad Category", "Narrow Category", "Question", "Answer"))
     extra = ["Tumor", *(column for column in table.columns if column not in _TCGA)]
@@ -36,7 +36,7 @@ def read_slidebench(path: str | Path) -> QuestionFile:
 
 
 def read_bcnb(path: str | Path) -> QuestionFile:
-    """SlideBench-VQA (BCNB): ID, Slide (a patient's number), Task, Question, A–D, Answer. Task becomes `broad`.
+    """Read SlideBench-VQA (BCNB). Slide is a patient number; Task becomes `broad`.
 
     Raises TableError as read_slidebench does.
     """

@@ -1,4 +1,4 @@
-"""SlideInstruct: captions and question–answer dialogues about slides, as one json list."""
+"""Read SlideInstruct: captions and question–answer dialogues about slides, as a json list."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ IMAGE = "<image>"
 
 @dataclass(frozen=True)
 class Dialogue:
-    """What was asked and said about a slide, turn by turn. `id` need not be unique in a file.
+    """A dialogue about a slide. `id` may be duplicated within a file.
 
-    images: as in the file; slide: the stem of the first.  turns: (asked, said), the mark `<image>` taken out.
+    images: image names as in the file.  turns: (question, answer) without the placeholder `<image>`.
     """
 
     id: str
@@ -25,25 +25,25 @@ class Dialogue:
 
     @property
     def slide(self) -> str:
-        """The slide's id: the image's name without folder and .csv."""
+        """Slide id: name of the first image without folder and .csv."""
         return PurePosixPath(self.images[0].replace("\\", "/")).name.removesuffix(".csv")
 
 
 @dataclass(frozen=True)
 class DialogueFile:
-    """Dialogues of one file."""
+    """All dialogues of one file."""
 
     path: Path
     sha256: str
     dialogues: tuple[Dialogue, ...]
 
     def line(self) -> str:
-        """What is to be printed beside every figure: N, slides, hash."""
+        """One line to report with every result: N, slides, SHA-256."""
         slides = len({dialogue.slide for dialogue in self.dialogues})
         return f"SlideInstruct: N = {len(self.dialogues)} about {slides} slides, sha256 {self.sha256}"
 
     def describe(self) -> dict[str, Any]:
-        """Counts as plain JSON."""
+        """Counts as JSON values."""
         return {
             "kind": "SlideInstruct",
             "path": str(self.path),
@@ -55,10 +55,10 @@ class DialogueFile:
 
 
 def read_slideinstruct(path: str | Path) -> DialogueFile:
-    """SlideInstruct: objects of id, image (a list of file names) and conversations, human and gpt in turns.
+    """Read a list of objects with id, image (list of file names) and conversations (alternately human and gpt).
 
-    Further keys are free. `<image>` must stand exactly once, in what the human says first.
-    Raises TableError naming file, place (from 0), key and value of what is not so.
+    Other keys are ignored. `<image>` must occur once, in the first human message.
+    Raises TableError with file, record (from 0), key and value.
     """
     records, digest = read_list(path)
     dialogues = []
@@ -72,21 +72,23 @@ def read_slideinstruct(path: str | Path) -> DialogueFile:
     return DialogueFile(Path(path), digest, tuple(dialogues))
 
 
-def _turns(where: str, talk: Any) -> tuple[tuple[str, str], ...]:
-    if not isinstance(talk, list) or not talk or len(talk) % 2:
-        raise TableError(f"{where}: conversations must be a list of pairs, human then gpt; found {str(talk)[:80]}")
-    said = []
-    for number, part in enumerate(talk):
+def _turns(where: str, conversations: Any) -> tuple[tuple[str, str], ...]:
+    if not isinstance(conversations, list) or not conversations or len(conversations) % 2:
+        found = str(conversations)[:80]
+        raise TableError(f"{where}: conversations must alternate between human and gpt, in pairs; found {found}")
+    messages = []
+    for number, part in enumerate(conversations):
         speaker = ("human", "gpt")[number % 2]
         value = part.get("value") if isinstance(part, dict) else None
         if not isinstance(value, str) or not value.strip() or part.get("from") != speaker:
             raise TableError(
-                f"{where}: conversations[{number}] is {str(part)[:80]}; expected from {speaker!r} with a value"
+                f"{where}: conversations[{number}] is {str(part)[:80]}; "
+                f"expected a message from {speaker!r} with a value"
             )
         if value.count(IMAGE) != (number == 0):
             raise TableError(
-                f"{where}: conversations[{number}] has {value.count(IMAGE)} times {IMAGE}; "
-                "it stands once, in what the human says first"
+                f"{where}: conversations[{number}] contains {IMAGE} {value.count(IMAGE)} times; "
+                "it must occur once, in the first human message"
             )
-        said.append(value.replace(IMAGE, "").strip())
-    return tuple(zip(said[::2], said[1::2], strict=True))
+        messages.append(value.replace(IMAGE, "").strip())
+    return tuple(zip(messages[::2], messages[1::2], strict=True))

@@ -1,4 +1,4 @@
-"""TITAN's TCGA-OT: one table a split, and a yaml of class numbers and names in words."""
+"""Read TITAN's TCGA-OT: one table per split, and a yaml file of class indices and prompts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from abbe.errors import TableError
 
 @dataclass(frozen=True)
 class TitanTask:
-    """target: the label's column.  classes: codes in the order of their numbers.  prompts: names of each code."""
+    """A classification task.
+
+    target: label column.  classes: class codes by index.  prompts: names per code.
+    """
 
     target: str
     classes: tuple[str, ...]
@@ -25,15 +28,15 @@ class TitanTask:
 
 
 def read_titan_config(path: str | Path) -> TitanTask:
-    """The yaml of a task: target, label_dict {code: number}, prompts {code: [names]}; other keys are not read.
+    """Read a task yaml: target, label_dict {code: index}, prompts {code: [names]}; other keys are ignored.
 
-    Raises TableError naming file, key and value: a key given twice, a code that yaml takes for something other than a
-    text (NO is false), numbers that are not 0, 1, 2, …, codes without prompts or prompts without a code.
+    Raises TableError with file, key and value for a duplicate key, a code that yaml does not parse as a string (NO is
+    false), indices other than 0, 1, 2, …, or codes that are not in both label_dict and prompts.
     """
     try:
         value = yaml.load(read_text(path), Loader=_Strict)
     except yaml.YAMLError as error:
-        raise TableError(f"{path}: not the yaml of a task ({' '.join(str(error).split())})") from error
+        raise TableError(f"{path}: not a valid task yaml ({' '.join(str(error).split())})") from error
     if not isinstance(value, dict):
         raise TableError(f"{path}: expected target, label_dict and prompts, found {str(value)[:80]}")
     for key, kind in (("target", str), ("label_dict", dict), ("prompts", dict)):
@@ -45,9 +48,9 @@ def read_titan_config(path: str | Path) -> TitanTask:
         if not isinstance(code, str):
             raise TableError(f"{path}, key 'label_dict': code {code!r} is a {type(code).__name__}; put it in quotes")
     if set(numbers) != set(prompts):
-        raise TableError(f"{path}: {sorted(set(numbers) ^ set(prompts))} are in one of label_dict and prompts only")
+        raise TableError(f"{path}: {sorted(set(numbers) ^ set(prompts))} are in only one of label_dict and prompts")
     if sorted(numbers.values(), key=str) != sorted(range(len(numbers)), key=str):
-        raise TableError(f"{path}, key 'label_dict': numbers must be 0 to {len(numbers) - 1}, each once")
+        raise TableError(f"{path}, key 'label_dict': indices must be 0 to {len(numbers) - 1}, each used once")
     classes = tuple(sorted(numbers, key=lambda code: int(numbers[code])))
     return TitanTask(value["target"], classes, Prompts(prompts))
 
@@ -55,21 +58,21 @@ def read_titan_config(path: str | Path) -> TitanTask:
 def read_titan(
     train: str | Path, val: str | Path, test: str | Path, config: str | Path
 ) -> tuple[pd.DataFrame, TitanTask]:
-    """(the three tables as one with a column `split`, the task). Raises TableError for a code the task lacks."""
+    """Read the task and its three tables, combined with a column `split`. Raises TableError for an unknown code."""
     task = read_titan_config(config)
     table = read_split_tables(train, val, test, label=task.target)
     unknown = sorted(set(table[task.target]) - set(task.classes))
     if unknown:
-        raise TableError(f"{config}, key 'label_dict': lacks the codes {unknown} of column {task.target!r}")
+        raise TableError(f"{config}, key 'label_dict': the codes {unknown} of column {task.target!r} are missing")
     return table, task
 
 
 class _Strict(yaml.SafeLoader):
-    """Plain values only, and no key twice: yaml itself would silently keep the last."""
+    """Safe loader that refuses duplicate keys; yaml would silently keep the last."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:  # noqa: FBT001, FBT002
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is duplicated", node.start_mark)
         return super().construct_mapping(node, deep=deep)

@@ -1,4 +1,4 @@
-"""WSI-VQA: open and closed questions about cases, as one json list a split."""
+"""Read WSI-VQA: open and closed questions about cases, as one json list per split."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _KEYS = ("Id", "Question", "Answer")
 
 
 def read_wsi_vqa(path: str | Path) -> QuestionFile:
-    """WSI-VQA: objects of Id (a case), Question, Answer (text) and, for closed questions, Choice (2 to 4 texts).
+    """Read a list of objects with Id (a case), Question, Answer and, for closed questions, Choice (2 to 4 strings).
 
-    A question's id is its place in the file, from 0. A closed question whose Answer is none of its choices cannot be
-    scored: it is left out and named in `unusable`. Where the right choice is given twice, the first letter counts.
-    Raises TableError naming file, place, key and value of anything else that is not so.
+    The id of a question is its index in the file, from 0. A closed question whose Answer is not one of its choices
+    cannot be scored: it is skipped and listed in `unusable`. If the correct choice is duplicated, its first letter is
+    the answer. Raises TableError with file, record, key and value for any other violation.
     """
     records, digest = read_list(path)
     questions, unusable = [], {}
@@ -26,15 +26,15 @@ def read_wsi_vqa(path: str | Path) -> QuestionFile:
         case, question, answer = fields(path, place, record, _KEYS, optional=("Choice",))
         options = tuple(_choices(path, place, record)) if "Choice" in record else ()
         if options and answer not in options:
-            unusable[str(place)] = f"case {case!r}: Answer {answer!r} is none of the choices {list(options)}"
+            unusable[str(place)] = f"case {case!r}: Answer {answer!r} is not one of the choices {list(options)}"
             continue
-        said = LETTERS[options.index(answer)] if options else answer
-        questions.append(Question(str(place), case, question, options, said))
+        letter_or_text = LETTERS[options.index(answer)] if options else answer
+        questions.append(Question(str(place), case, question, options, letter_or_text))
     return QuestionFile(Path(path), "WSI-VQA", digest, tuple(questions), unusable=unusable)
 
 
 def closed_unseen(test: QuestionFile, train: QuestionFile) -> QuestionFile:
-    """WSI-VQA*: the closed questions of `test` about cases that `train` does not have."""
+    """WSI-VQA*: the closed questions of `test` about cases that are not in `train`."""
     seen = {question.slide for question in train.questions}
     kept = tuple(question for question in test.questions if question.closed and question.slide not in seen)
     return dataclasses.replace(test, kind="WSI-VQA*", questions=kept)
@@ -45,8 +45,8 @@ def _choices(path: str | Path, place: int, record: dict[str, Any]) -> list[str]:
     choices = record["Choice"]
     if not isinstance(choices, list) or not all(isinstance(choice, str) and choice.strip() for choice in choices):
         raise TableError(
-            f"{where}: Choice is {choices!r}; expected a list of texts, or no key Choice for an open question"
+            f"{where}: Choice is {choices!r}; expected a list of strings, or no key Choice for an open question"
         )
     if not 2 <= len(choices) <= len(LETTERS):
-        raise TableError(f"{where}: Choice has {len(choices)} texts; expected 2 to {len(LETTERS)}")
+        raise TableError(f"{where}: Choice has {len(choices)} options; expected 2 to {len(LETTERS)}")
     return [choice.strip() for choice in choices]

@@ -1,1 +1,1 @@
-"""How a model is judged: one file for each protocol."""
+"""Evaluation protocols, one module each."""

@@ -1,4 +1,4 @@
-"""A trained model on a labelled cohort, or metrics from predictions made before."""
+"""Evaluate a trained model on a labelled cohort, or compute metrics from earlier predictions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from abbe.version import __version__
 
 
 def evaluate_classifier(settings: EvaluationSettings, out: Path) -> dict[str, Any]:
-    """Predictions and metrics, committed to `out`; returns what result.json holds."""
+    """Write predictions and metrics to `out`; returns the content of result.json."""
     left_out: dict[str, str] = {}
     if settings.predictions is not None:
         table = read_predictions(settings.predictions)
@@ -52,7 +52,7 @@ def evaluate_classifier(settings: EvaluationSettings, out: Path) -> dict[str, An
 
 
 def _cohort(settings: EvaluationSettings, model: Classifier) -> Cohort:
-    """The slides to evaluate. ConfigError where their features are not those the model needs."""
+    """The slides to evaluate. Raises ConfigError if width or encoder of their features do not match the model."""
     assert settings.labels is not None
     assert settings.features is not None
     labels = read_labels(settings.labels, label=settings.label, require_split=settings.split is not None)
@@ -70,7 +70,7 @@ def _cohort(settings: EvaluationSettings, model: Classifier) -> Cohort:
     expected = model.config.encoder
     if cohort.width != model.config.dim or (expected is not None and not same_encoder(expected, cohort.encoder)):
         raise ConfigError(
-            f"{settings.features}: features are {cohort.width} wide, of {cohort.encoder!r}; the model needs "
-            f"{model.config.dim} of {expected!r}"
+            f"{settings.features}: features have width {cohort.width} and encoder {cohort.encoder!r}; the model needs "
+            f"width {model.config.dim} and encoder {expected!r}"
         )
     return cohort

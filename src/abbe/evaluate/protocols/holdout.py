@@ -1,4 +1,4 @@
-"""Train on some patients, choose on others, measure on the rest: one run, from a labels table to its result."""
+"""One run from a labels table to its result: train, select on validation patients, evaluate on test patients."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ _REMEDY = "use another --out, or --no-resume to start again here"
 
 
 def train_classifier(settings: HoldoutSettings, out: Path) -> dict[str, Any]:
-    """Read the cohort, make the model, fit it, score it, write the run; returns what result.json holds.
+    """Read the cohort, train and evaluate the model, and write the run; returns the content of result.json.
 
-    A finished run of the same settings is read back. Under `accelerate launch` all processes train; the main one scores
-    and writes, the others wait and return {}.
+    A finished run with the same settings is read, not repeated. Under `accelerate launch` all processes train; the main
+    process evaluates and writes, the others wait and return {}.
     """
     processes = PartialState(cpu=settings.cpu)
     if settings.resume:
@@ -59,7 +59,7 @@ def train_classifier(settings: HoldoutSettings, out: Path) -> dict[str, Any]:
             checkpoint.remove(out / "checkpoint")  # the run may have been stopped just before it did
             return finished
     plan = plan_classifier(settings, cohort)
-    processes.wait_for_everyone()  # until all have seen whether the folder is free
+    processes.wait_for_everyone()  # all processes must check the folder before the main process writes to it
     if processes.is_main_process:
         _start(out, settings, cohort, inputs)
     train = SlideDataset(cohort.splits["train"])
@@ -85,7 +85,7 @@ def train_classifier(settings: HoldoutSettings, out: Path) -> dict[str, Any]:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """What a finished run's result.json holds; that of an earlier version under the names of this one."""
+    """The content of result.json; keys of earlier versions are renamed to the current ones."""
     report = dict(json.loads(path.read_text(encoding="utf-8")))
     if "figures" in report:  # version 1
         report["metrics"] = report.pop("figures")
@@ -93,7 +93,7 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def _check_settings(path: Path, settings: HoldoutSettings) -> None:
-    """Refuse a folder that holds a run of other settings: resuming it would mix two experiments."""
+    """Raise ConfigError if the folder has a run with other settings; resuming would mix two experiments."""
     if path.is_file():
         old = _in_effect(json.loads(path.read_text(encoding="utf-8")))
         new = _in_effect(only(HoldoutSettings, settings))
@@ -101,7 +101,7 @@ def _check_settings(path: Path, settings: HoldoutSettings) -> None:
 
 
 def _in_effect(given: dict[str, Any]) -> dict[str, Any]:
-    """Settings with what they leave open: a run of an earlier version recorded fewer, and is the same run."""
+    """Settings completed with defaults, because earlier versions recorded fewer keys."""
     defaults = {item.name: item.default for item in fields(HoldoutSettings) if item.default is not MISSING}
     full = {**json.loads(json.dumps(defaults, default=str)), **given}
     if full["tokens"] is None and full["condenser_init"] is None:
@@ -205,7 +205,7 @@ def _write(
     tables: dict[str, pd.DataFrame],
     report: dict[str, Any],
 ) -> None:
-    """Predictions, history, model and, last, the result: a run with a result is a run that is whole."""
+    """Write predictions, history, model and, last, the result: a run with a result is complete."""
     write_predictions(out / "predictions.parquet", pd.concat(tables.values(), ignore_index=True))
     report["predictions_sha256"] = commit.file_sha256(out / "predictions.parquet")
     commit.write_text(out / "history.csv", pd.DataFrame(history).to_csv(index=False), format="history")
@@ -217,7 +217,7 @@ def _write(
 
 
 def model_card(model: Classifier, report: dict[str, Any]) -> str:
-    """README.md of the model folder: what it is, what it was trained on, how well it does, and what to cite."""
+    """README.md of the model folder: the model, its training data, its test metrics, and references."""
     config = model.config
     rows = "\n".join(f"| {name} | {shown(value)} |" for name, value in report["metrics"]["test"].items())
     cited = "".join(f"- {reference}\n" for reference in model.condenser.references)
@@ -228,13 +228,13 @@ tags: [computational-pathology, whole-slide-image]
 ---
 # {config.condenser} slide classifier
 
-Classes: {", ".join(config.classes)}. Features: {config.encoder or "unnamed encoder"}, {config.dim} wide.
+Classes: {", ".join(config.classes)}. Features: {config.encoder or "unnamed encoder"}, width {config.dim}.
 Condenser: `{config.condenser}` {json.dumps(config.condenser_options)}, {config.pooling} pooling. Seed {report["seed"]}.
 
-Trained on {report["slides"]["train"]} slides, weights chosen on {report["slides"]["val"]}; measured on
+Trained on {report["slides"]["train"]} slides, weights selected on {report["slides"]["val"]}; evaluated on
 {report["slides"]["test"]} slides of {report["patients"]["test"]} other patients:
 
-| metric | value, 95 % interval over patients |
+| metric | value, 95 % confidence interval over patients |
 |---|---|
 {rows}
 

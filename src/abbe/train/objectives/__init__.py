@@ -1,1 +1,1 @@
-"""What is learned: one file for each kind of model."""
+"""Training objectives, one module each."""

@@ -1,4 +1,4 @@
-"""Slide classification: the model that a cohort asks for, and its loss."""
+"""Slide classification: the classifier for a cohort, and its loss."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from abbe.types import Bag
 
 @dataclass(frozen=True, eq=False)
 class ClassifierPlan:
-    """A classifier that can be built: its configuration, and the model whose condenser it starts from."""
+    """A checked configuration of a classifier, and the model that its condenser is initialised from."""
 
     config: ClassifierConfig
     start: Classifier | None
@@ -34,7 +34,7 @@ class ClassifierPlan:
     standardize: bool
 
     def build(self, bags: Iterable[Tensor]) -> Classifier:
-        """The classifier before training: condenser and scale of `start`, or a scale measured on bags [N, D]."""
+        """The untrained classifier, with condenser and scale of `start`, or a scale measured on bags [N, D]."""
         model = Classifier(self.config)
         if self.start is not None:
             take_over(model, self.start, frozen=self.frozen)
@@ -44,10 +44,9 @@ class ClassifierPlan:
 
 
 def plan_classifier(settings: ClassifierSettings, cohort: Cohort) -> ClassifierPlan:
-    """The classifier that these settings mean for a cohort, once a few patches of one slide went through it.
+    """Plan the classifier for a cohort, and test it on a few patches of one slide before anything is written.
 
-    So options that cannot be met, and weights that do not fit, are refused before anything is written. Raises
-    ConfigError naming the option.
+    Raises ConfigError for invalid options, and CheckpointError for initial weights that do not fit.
     """
     check_frozen(settings.condenser_train, settings.condenser_init)
     start = None
@@ -80,7 +79,7 @@ def plan_classifier(settings: ClassifierSettings, cohort: Cohort) -> ClassifierP
 
 
 def _try(plan: ClassifierPlan, record: SlideRecord) -> int | float:
-    """The budget as the condenser understood it, after one training step on a few patches of a slide."""
+    """Compute the loss on a few patches of a slide; returns the budget that the condenser uses."""
     bag, label = SlideDataset([record])[0]
     few = dataclasses.replace(bag, features=bag.features[:64], coords=None if bag.coords is None else bag.coords[:64])
     trial = plan.build([few.features])
@@ -89,16 +88,14 @@ def _try(plan: ClassifierPlan, record: SlideRecord) -> int | float:
     if not bool(torch.isfinite(loss)):
         raise ConfigError(
             f"{plan.config.condenser} with {plan.config.condenser_options}: the loss is {float(loss)} before any "
-            "training; an option, or the scale of features taken as they are, is out of range"
+            "training; an option, or the scale of unstandardised features, is out of range"
         )
     return trial.condenser.tokens
 
 
 @dataclass(frozen=True)
 class ClassifyObjective:
-    """Cross-entropy of the slides' classes, plus what the condenser and the pooling add, and the condenser's own
-    predictions: unweighted.
-    """
+    """Cross-entropy of slide classes, plus the losses of condenser, pooling and auxiliary heads, without weights."""
 
     def collate(self, samples: Sequence[tuple[Bag, int]]) -> LabelledBatch:
         return collate(samples)
@@ -122,9 +119,9 @@ class ClassifyObjective:
 
 
 def parse_options(given: tuple[str, ...]) -> dict[str, Any]:
-    """name=value pairs; a value is read as JSON where it is JSON (numbers, true, false), else as a string."""
+    """Parse name=value pairs; a value that is valid JSON (number, true, false) is parsed, any other is a string."""
     options: dict[str, Any] = {}
-    elsewhere = {"tokens": "the budget is --tokens", "dim": "the width is that of the features"}
+    elsewhere = {"tokens": "use --tokens for the budget", "dim": "the width is read from the features"}
     for pair in given:
         name, equals, value = pair.partition("=")
         if not equals or not name:

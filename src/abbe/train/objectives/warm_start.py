@@ -1,7 +1,7 @@
-"""Warm start: train with the condenser of another classifier, or keep that condenser frozen under a new head.
+"""Warm start: continue training the condenser of another classifier, or freeze it and train a new head.
 
-The condenser comes with the feature scale it was trained on. The head and the auxiliary heads are initialised anew.
-Sources: the TC-SSA paper trains jointly; its README takes a classifier's condenser and freezes it.
+The feature scale is copied with the condenser. The head and the auxiliary heads are newly initialised.
+Sources: the TC-SSA paper trains jointly; its README freezes the condenser of a classifier.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ def check_frozen(train: CondenserTrain, init: str | None) -> None:
     """Raise ConfigError for a frozen condenser without trained weights."""
     if train == "frozen" and init is None:
         raise ConfigError(
-            "--condenser-train frozen needs --condenser-init: a condenser with random weights would be kept. Name the "
-            "classifier whose condenser to use"
+            "--condenser-train frozen needs --condenser-init; otherwise the condenser would keep random weights. Give "
+            "the classifier whose condenser to use"
         )
 
 
@@ -27,8 +27,8 @@ def starting_model(
 ) -> Classifier:
     """The model named by --condenser-init, for features of this width and encoder.
 
-    Raises CheckpointError if it cannot be loaded, and ConfigError if it has another condenser, one without weights, or
-    was trained on other features.
+    Raises CheckpointError if it cannot be loaded, and ConfigError if its condenser is another method or has no
+    weights, or if it was trained on other features.
     """
     start = load(init)
     config = start.config
@@ -38,11 +38,13 @@ def starting_model(
             f"give --condenser {config.condenser}, or another model"
         )
     if not start.condenser.trainable:
-        raise ConfigError(f"--condenser-init {init}: {condenser!r} has no weights to start from; leave the option out")
+        raise ConfigError(f"--condenser-init {init}: {condenser!r} has no trainable weights; remove --condenser-init")
     if config.dim != width:
         raise ConfigError(f"--condenser-init {init}: trained on features of width {config.dim}, these have {width}")
     if config.encoder is not None and encoder is not None and not same_encoder(config.encoder, encoder):
-        raise ConfigError(f"--condenser-init {init}: trained on features of {config.encoder}, these are of {encoder}")
+        raise ConfigError(
+            f"--condenser-init {init}: trained on features of {config.encoder}, but these are from {encoder}"
+        )
     unscaled = bool((start.scaler.centre == 0).all()) and bool((start.scaler.spread == 1).all())
     if not standardize and not unscaled:
         raise ConfigError(
@@ -52,7 +54,7 @@ def starting_model(
 
 
 def take_over(model: Classifier, start: Classifier, *, frozen: bool = False) -> None:
-    """Copy the condenser and the feature scale of `start` to `model`, and freeze the condenser if asked.
+    """Copy the condenser and the feature scale of `start` to `model`; `frozen` also freezes the condenser.
 
     Raises CheckpointError if the weights do not fit the options of the model's condenser.
     """
