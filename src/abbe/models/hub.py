@@ -83,7 +83,9 @@ def load(name: str | Path, *, revision: str | None = None) -> Any:
 
 def weights_sha256(name: str | Path) -> str:
     """SHA-256 of a model's weights."""
-    return commit.file_sha256(_folder(name) / WEIGHTS)
+    folder = _folder(name)
+    _read_config(folder / CONFIG)  # names what is wrong with a folder that is not a model
+    return commit.file_sha256(folder / WEIGHTS)
 
 
 def _folder(name: str | Path, revision: str | None = None) -> Path:
