@@ -14,7 +14,7 @@ from abbe.store.verify import verify
 from builders import write_cohort
 
 SCRIPT = """
-import json, sys
+import json, sys, weakref
 from pathlib import Path
 import torch
 from abbe.data.cohort import load_cohort
@@ -26,6 +26,7 @@ from abbe.models.config import ClassifierConfig
 from abbe.train.objectives.classify import ClassifyObjective
 from abbe.train.recipe import Recipe
 from abbe.train.loop import fit
+from abbe.train.processes import leave_together
 features, labels, out = map(Path, sys.argv[1:])
 cohort = load_cohort(split_patients(read_labels(labels)), features)
 options = {"tokens": 4, "hidden": 8, "noise": 0.0, "dropout": 0.0}
@@ -36,9 +37,10 @@ from accelerate import PartialState
 if PartialState().is_main_process:
     weight = {name: value.flatten()[:50].tolist() for name, value in model.state_dict().items()}
     out.write_text(json.dumps({"world": PartialState().num_processes, "history": history, "weight": weight}))
-if PartialState().num_processes > 1:
-    PartialState().wait_for_everyone()
-    PartialState().destroy_process_group()
+groups = [weakref.ref(group) for group in [torch.distributed.group.WORLD] if group is not None]
+assert len(groups) == (PartialState().num_processes > 1)
+leave_together()
+assert all(group() is None for group in groups), "the process group and its threads outlive leave_together"
 """
 
 

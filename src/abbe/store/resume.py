@@ -26,7 +26,7 @@ def plain(value: Any) -> Any:
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any], *, ignore: Collection[str] = ()) -> dict[str, str]:
-    """{key: "OLD there and NEW here"} for every key that differs; nested keys are joined by dots.
+    """{key: "OLD there and NEW here"} for every key that differs; nested keys are joined by dots and come last.
 
     ignore: top-level keys that do not affect the result.
     """
@@ -34,7 +34,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any], *, ignore: Collectio
     missing = object()
     return {
         key: f"{_shown(before, key)} there and {_shown(now, key)} here"
-        for key in sorted(before | now)
+        for key in sorted(before | now, key=lambda key: (key.count("."), key))
         if before.get(key, missing) != now.get(key, missing)
     }
 

@@ -21,6 +21,7 @@ from accelerate.utils import gather_object, set_seed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+import abbe.train.processes  # noqa: F401  must be imported before the process group exists
 from abbe.condensers.base import Condenser
 from abbe.console import progress
 from abbe.data.dataset import Batches

@@ -30,13 +30,11 @@ class TrainClassify(HoldoutSettings):
 
         from abbe.evaluate.protocols.holdout import train_classifier
         from abbe.metrics.bootstrap import shown
+        from abbe.train.processes import leave_together
 
         report = train_classifier(self, self.out)
-        main = PartialState().is_main_process
-        if PartialState().num_processes > 1:  # a process must not exit while others still communicate with it
-            PartialState().wait_for_everyone()
-            PartialState().destroy_process_group()
-        if not main:
+        leave_together()
+        if not PartialState().is_main_process:
             return 0
         lines = [f"{name}: {shown(value)}" for name, value in report["metrics"]["test"].items()]
         text = "\n".join([f"test slides: {report['slides']['test']}", *lines, f"model: {self.out / 'model'}"])
