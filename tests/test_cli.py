@@ -14,7 +14,7 @@ import pytest
 from abbe import cli
 from abbe.config import from_dict
 from abbe.errors import ConfigError
-from abbe.train.recipe import Recipe
+from abbe.train.recipe import RECIPES, Recipe
 from abbe.verbs.train_classify import TrainClassify
 from builders import write_cohort
 
@@ -63,6 +63,16 @@ def test_a_misspelt_option_is_refused(capsys: pytest.CaptureFixture[str]) -> Non
         cli.run(["verify", ".", "--jsom"])
     assert stop.value.code == 2
     assert "--json" in capsys.readouterr().err
+
+
+def test_a_recipe_is_named_and_single_options_override_it() -> None:
+    given = ["--features", "f", "--labels", "l.csv", "--out", "o"]
+    verb = cli._parse(TrainClassify, "train classify", [*given, "--recipe", "tcssa-mil", "--recipe.epochs", "20"])
+    assert (verb.recipe.monitor, verb.recipe.min_lr, verb.recipe.epochs) == ("auroc", 1e-6, 20)
+    assert cli._parse(TrainClassify, "train classify", given).recipe == RECIPES["abbe"]
+    assert cli._parse(TrainClassify, "train classify", [*given, "--recipe=tcssa-mil"]).recipe == RECIPES["tcssa-mil"]
+    with pytest.raises(ConfigError, match=r"unknown recipe 'tcssa'\. Did you mean 'tcssa-mil'"):
+        cli._parse(TrainClassify, "train classify", [*given, "--recipe", "tcssa"])
 
 
 def test_a_run_s_config_reads_back_and_options_override_it(tmp_path: Path) -> None:

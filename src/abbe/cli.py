@@ -7,6 +7,7 @@ Exit codes: 0 success, 1 some items failed, 2 invalid input.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import inspect
 import io
@@ -125,8 +126,11 @@ def _parse(kind: type, verb: str, arguments: list[str]) -> Any:
     from abbe.config import read_config
     from abbe.errors import InputError
 
-    given, rest = _take_config(arguments)
-    default = read_config(kind, given) if given else None
+    given, rest = _take("config", arguments)
+    default = read_config(kind, Path(given)) if given else None
+    if "recipe" in {field.name for field in dataclasses.fields(kind)}:
+        name, rest = _take("recipe", rest)
+        default = _with_recipe(kind, default, name) if name else default
     description = inspect.cleandoc(kind.__doc__ or "")
     options: dict[str, Any] = {} if default is None else {"default": default}
     captured = io.StringIO()
@@ -144,18 +148,31 @@ def _parse(kind: type, verb: str, arguments: list[str]) -> Any:
         raise
 
 
-def _take_config(arguments: list[str]) -> tuple[Path | None, list[str]]:
-    """Split `--config FILE` or `--config=FILE` off a command line."""
+def _take(option: str, arguments: list[str]) -> tuple[str | None, list[str]]:
+    """Split `--option VALUE` or `--option=VALUE` off a command line."""
     from abbe.errors import ConfigError
 
     for at, word in enumerate(arguments):
-        if word == "--config":
+        if word == f"--{option}":
             if at + 1 == len(arguments):
-                raise ConfigError("--config needs a file")
-            return Path(arguments[at + 1]), arguments[:at] + arguments[at + 2 :]
-        if word.startswith("--config="):
-            return Path(word.removeprefix("--config=")), arguments[:at] + arguments[at + 1 :]
+                raise ConfigError(f"--{option} needs a value")
+            return arguments[at + 1], arguments[:at] + arguments[at + 2 :]
+        if word.startswith(f"--{option}="):
+            return word.removeprefix(f"--{option}="), arguments[:at] + arguments[at + 1 :]
     return None, arguments
+
+
+def _with_recipe(kind: type, default: Any, name: str) -> Any:
+    """The defaults of a verb with the recipe of this name; `--recipe.OPTION` still overrides it."""
+    from abbe.config import from_dict
+    from abbe.errors import ConfigError, nearest
+    from abbe.train.recipe import RECIPES
+
+    if name not in RECIPES:
+        raise ConfigError(f"unknown recipe {name!r}. {nearest(name, RECIPES)}")
+    if default is None:
+        default = from_dict(kind, {}, "options", partial=True)
+    return dataclasses.replace(default, recipe=RECIPES[name])
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def test_a_cell_without_tissue_is_masked() -> None:
 
 def test_attention_keeps_its_best_and_scales_them_by_their_share() -> None:
     condenser, batch = create_condenser("attention", dim=16, tokens=3, hidden=8), make_batch([20])
-    condensed = condenser(batch)
+    condensed = condenser(batch, predictions=True)
     scores = condenser.scores(batch.features).detach()  # type: ignore[operator]
     best = scores.topk(3).indices.sort().values
     assert condensed.tokens.origin.tolist() == best.tolist()
@@ -144,7 +144,7 @@ def test_attention_learns_a_needle_by_its_own_loss() -> None:
 
     for _ in range(120):
         batch, labels = slides()
-        loss = F.cross_entropy(head(condenser(batch).predictions["attention"]), labels)
+        loss = F.cross_entropy(head(condenser(batch, predictions=True).predictions["attention"]), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -63,27 +63,38 @@ def test_parameters_are_the_paper_s_66_million() -> None:
 def test_cropr_by_its_equations() -> None:
     cropr = Cropr(DIM, 3)
     tokens = make_batch([12, 5])
-    step = cropr(tokens, [4, 9], "cropr/1")
+    kept, read = cropr.keep(tokens, [4, 9]), cropr.read(tokens)
     q = cropr.queries.detach().double()
     for b, slide in enumerate(tokens):
         x = slide.features.double()
         a = (q @ x.T).sum(0)
         best = a.argsort(descending=True)[: (4, 9)[b]].sort().values
-        assert step.tokens[b].origin.tolist() == best.tolist()
+        assert kept[b].tolist() == best.tolist()
         z = ((q @ x.T) / math.sqrt(DIM)).softmax(1) @ x
         refined = z + cropr.double().mlp(cropr.norm(z))
-        torch.testing.assert_close(step.predictions["cropr/1"][b].double(), refined.mean(0), atol=1e-5, rtol=0)
+        torch.testing.assert_close(read[b].double(), refined.mean(0), atol=1e-5, rtol=0)
         cropr.float()
 
 
 def test_auxiliary_outputs_train_the_routers_and_nothing_else() -> None:
     condenser = make().train()
-    condensed = condenser(make_batch([30, 8]))
+    condensed = condenser(make_batch([30, 8]), predictions=True)
     assert set(condensed.predictions) == {"cropr/1", "cropr/2"}
     assert condensed.predictions["cropr/1"].shape == (2, DIM)
     torch.stack([p.square().sum() for p in condensed.predictions.values()]).sum().backward()
     for name, parameter in condenser.named_parameters():
         assert (parameter.grad is None) == name.startswith("encoder."), name
+
+
+def test_the_aggregator_runs_only_when_predictions_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    read = Cropr.read
+    monkeypatch.setattr(Cropr, "read", lambda self, tokens: calls.append(len(tokens)) or read(self, tokens))
+    for condenser in (make().train(), make().eval()):
+        condenser(make_batch([30, 8]))
+        assert calls == []
+    make().eval()(make_batch([30, 8]), predictions=True)
+    assert calls == [2, 2]
 
 
 def test_the_task_s_loss_does_not_reach_the_routers() -> None:

@@ -14,6 +14,7 @@ from abbe.condensers import create_condenser
 from abbe.condensers.sparselearn import Denoiser, SparseLearn, standardised
 from abbe.errors import ConfigError, InputError
 from abbe.ops import naive
+from abbe.ops.soft_topk import hard_topk
 from abbe.types import Condensed, TokenBatch
 from builders import make_batch
 from contract.training_checks import trains_in_bf16
@@ -209,6 +210,19 @@ def test_gumbel_noise_has_its_mean_and_spread(monkeypatch: pytest.MonkeyPatch) -
     assert float((noise - noise.mean()).pow(3).mean() / noise.std() ** 3) == pytest.approx(1.14, abs=0.25)
 
 
+def test_gumbel_noise_is_added_before_the_division_by_tau() -> None:
+    """The choice at a low temperature is then as random as at a high one; after it, the noise would be lost."""
+    condenser, batch = make(context="none", selector="gumbel"), make_batch([200])
+    quiet = hard_topk(condenser._scores(condenser.norm(batch.features), batch.offsets), [4], batch.offsets)[0].tolist()
+    shared = {}
+    for tau in (1.0, 0.05):
+        condenser.tau.fill_(tau)
+        chosen = [soft(condenser, batch).tokens.weight.detach().topk(4).indices.tolist() for _ in range(50)]
+        shared[tau] = sum(len(set(quiet) & set(kept)) for kept in chosen) / 200
+    assert shared[0.05] == pytest.approx(shared[1.0], abs=0.15)
+    assert shared[0.05] < 0.6  # scores have a standard deviation of 1, the noise of 1.28
+
+
 def test_weights_of_the_input_are_kept() -> None:
     batch = make_batch([40, 9])
     half = replace(batch, weight=torch.full_like(batch.weight, 0.5))
@@ -288,6 +302,13 @@ def test_max_train_patches_takes_some_in_slide_order_and_counts_the_rest() -> No
     assert float(got.metrics["dropped_share"]) == pytest.approx(30 / 47)
     assert (got.assignment.index[:40, 0] >= 0).sum() == 10
     assert condenser.eval()(batch).tokens.lengths.tolist() == [4, 4]
+
+
+@pytest.mark.parametrize(("cap", "expected"), [(10, [1.0, 4.0]), (20, [2.0, 4.0]), (3, [1.0, 4 * 3 / 7])])
+def test_the_budget_shrinks_with_max_train_patches(cap: int, expected: list[float]) -> None:
+    got = soft(make(max_train_patches=cap), make_batch([40, 7]))
+    summed = [float(slide.weight.detach().sum()) for slide in got.tokens]
+    assert summed == pytest.approx(expected, rel=1e-3)
 
 
 def test_standardised_scores_have_a_finite_slope_where_they_do_not_vary() -> None:

@@ -143,8 +143,27 @@ def test_slots_must_be_a_count() -> None:
 
 def test_defaults_are_the_paper_s() -> None:
     stated = {"tokens": 32, "top_k": 2, "noise": 0.1, "hidden": 512, "dropout": 0.25, "aux_weight": 0.1}
-    ablations = {"shared_experts": False, "gate_bias": False}
+    ablations = {"shared_experts": False, "gate_bias": False, "dead_slots": "mask"}
     assert create_condenser("tcssa", dim=DIM).config == {"dim": DIM, **stated, **ablations}
+
+
+def test_a_slot_without_patches_is_masked_or_its_expert_of_zero() -> None:
+    batch = make_batch([1, 1], dim=DIM)  # one patch reaches two of four slots
+    tokens = {}
+    for dead in ("mask", "constant"):
+        torch.manual_seed(0)
+        condenser = create_condenser("tcssa", dim=DIM, tokens=4, hidden=8, dead_slots=dead).eval()
+        tokens[dead] = condenser(batch).tokens
+    taken = tokens["mask"].mask
+    assert taken.reshape(2, 4).sum(1).tolist() == [2, 2]
+    assert tokens["constant"].mask.all()
+    assert not tokens["mask"].features[~taken].any()
+    assert torch.equal(tokens["mask"].features[taken], tokens["constant"].features[taken])
+    constant = condenser.experts(torch.zeros(1, 4, DIM)).expand(2, -1, -1).reshape(8, DIM)
+    torch.testing.assert_close(tokens["constant"].features[~taken], constant[~taken])
+    assert not tokens["constant"].mass[~taken].any()
+    with pytest.raises(ConfigError, match=r"dead_slots must be .*'drop'"):
+        create_condenser("tcssa", dim=DIM, dead_slots="drop")
 
 
 def test_experts_drop_out_in_training_only() -> None:

@@ -305,7 +305,7 @@ def every_floating_type_keeps_its_type(cls: type[Condenser], name: str) -> None:
 def what_is_returned_does_not_depend_on_the_mode(cls: type[Condenser], name: str) -> None:
     """Losses, metrics, predictions and summary are the same in number and name in eval and in training mode."""
     batch = make_batch(LENGTHS, dim=DIM)
-    first, second = (run(make(cls, name).train(training), batch) for training in (False, True))
+    first, second = (run(make(cls, name).train(training), batch, predictions=True) for training in (False, True))
     for kind in ("losses", "metrics", "predictions"):
         assert set(getattr(first, kind)) == set(getattr(second, kind)), f"{kind} in eval and in training"
     assert (first.summary is None) == (second.summary is None), "summary in eval and in training"
@@ -313,9 +313,10 @@ def what_is_returned_does_not_depend_on_the_mode(cls: type[Condenser], name: str
 
 @check
 def predictions_and_summary_are_declared(cls: type[Condenser], name: str) -> None:
-    """Predictions are those of `prediction_names`, a summary is given if `summarises`; each is [B, width]."""
-    condenser = make(cls, name)
-    condensed = run(condenser, make_batch([9, 5], dim=DIM))
+    """Predictions are those of `prediction_names`, when asked for; a summary is given if `summarises`: [B, width]."""
+    condenser, batch = make(cls, name), make_batch([9, 5], dim=DIM)
+    assert not run(condenser, batch).predictions, "predictions that nobody asked for"
+    condensed = run(condenser, batch, predictions=True)
     assert set(condensed.predictions) == set(condenser.prediction_names)
     assert (condensed.summary is not None) == condenser.summarises, f"summary: {condensed.summary}"
     for key, value in {**condensed.predictions, "summary": condensed.summary}.items():

@@ -20,7 +20,7 @@ def every_trainable_parameter_gets_a_gradient_on_every_step(cls: type[Condenser]
     assert bool(parameters) == cls.trainable, f"trainable={cls.trainable}, parameters: {list(parameters)}"
     for lengths in ([1], LENGTHS):
         condenser.zero_grad()
-        condensed = run(condenser, make_batch(lengths, dim=DIM))
+        condensed = run(condenser, make_batch(lengths, dim=DIM), predictions=True)
         outputs = [condensed.tokens.features, *condensed.predictions.values()]  # a model's heads supervise both
         loss = torch.stack([(value * torch.randn_like(value)).sum() for value in outputs]).sum()
         if cls.trainable:
@@ -60,7 +60,7 @@ def trains_in_bf16(build: Callable[[], Condenser]) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         condenser = build().to(dtype).train()
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.float32):
-            condensed = condenser(batch.to(dtype=dtype))
+            condensed = condenser(batch.to(dtype=dtype), predictions=True)
         assert condensed.tokens.features.dtype == dtype, f"tokens of {dtype} features in training"
         outputs = [condensed.tokens.features, *condensed.predictions.values()]
         torch.stack([value.float().square().sum() for value in outputs]).sum().backward()

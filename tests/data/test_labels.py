@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -380,6 +381,22 @@ def test_every_slide_once_an_epoch_over_all_processes(n: int, size: int, world: 
         return  # so few slides that a batch had to grow for every process to get one
     for step, whole in enumerate(alone):
         assert sorted(whole) == sorted(row for share in shares for row in share[step])
+
+
+def test_weighted_batches_draw_rare_rows_more_often_and_are_the_same_again() -> None:
+    weights = [9.0] * 10 + [1.0] * 90
+    epochs = []
+    for epoch in range(30):
+        batches = Batches(100, 8, seed=7, weights=weights)
+        batches.epoch = epoch
+        epochs.append([row for rows in batches for row in rows])
+        again = Batches(100, 8, seed=7, weights=weights)
+        again.epoch = epoch
+        assert [row for rows in again for row in rows] == epochs[-1]
+    assert all(len(rows) == 100 for rows in epochs)
+    drawn = np.array(epochs)
+    assert (drawn < 10).mean() == pytest.approx(0.5, abs=0.03)
+    assert len(set(drawn[0])) < 100
 
 
 def test_too_many_processes_are_refused() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -33,7 +35,10 @@ def build(condenser: str, pooling: str = "mean", **options: object) -> Classifie
 def test_every_prediction_of_a_condenser_has_a_head_and_its_loss_is_added(condenser, options, names):
     model = build(condenser, **options)
     batch, labels = make_batch([9, 5]), torch.tensor([0, 1])
-    prediction = model.eval()(batch)
+    assert not model.eval()(batch).auxiliary
+    model.train()
+    model.head.eval()  # no dropout, so that both calls agree
+    prediction = model(batch)
     assert set(prediction.auxiliary) == names
     step = ClassifyObjective()(model, LabelledBatch(batch, labels))
     task = F.cross_entropy(prediction.logits, labels, reduction="sum")
@@ -48,6 +53,67 @@ def test_slim_s_queries_learn_from_their_own_loss_and_the_blocks_do_not():
     sum(x.sum() for x in prediction.auxiliary.values()).backward()
     assert all(cropr.queries.grad.abs().sum() > 0 for cropr in model.condenser.croppers)
     assert all(p.grad is None or not p.grad.any() for p in model.condenser.encoder.parameters())
+
+
+def written_out(model: Classifier, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The head's formula in float64 (METHODS 1.8): weighted mean → LayerNorm → MLP with GELU."""
+    weights = {name: value.double() for name, value in model.state_dict().items()}
+    pooled = (weight.double()[:, None] * rows.double()).sum(0) / weight.double().sum()
+    centred = pooled - pooled.mean()
+    normed = centred / (centred.square().mean() + 1e-5).sqrt() * weights["norm.weight"] + weights["norm.bias"]
+    inner = weights["head.0.weight"] @ normed + weights["head.0.bias"]
+    inner = inner * 0.5 * (1 + torch.erf(inner / 2**0.5))
+    return weights["head.3.weight"] @ inner + weights["head.3.bias"]
+
+
+@pytest.mark.parametrize("condenser", ["none", "tcssa", "random"])
+def test_logits_are_those_of_the_formula_pool_then_norm(condenser):
+    model, batch = build(condenser, tokens=4).eval(), make_batch([9, 5])
+    torch.nn.init.normal_(model.norm.weight)
+    torch.nn.init.normal_(model.norm.bias)
+    with torch.no_grad():
+        prediction = model(batch)
+    for b, slide in enumerate(prediction.condensed.tokens):
+        expected = written_out(model, slide.features[slide.mask], slide.weight[slide.mask])
+        torch.testing.assert_close(prediction.logits[b].double(), expected, atol=1e-6, rtol=0)
+
+
+def test_the_size_of_a_token_counts():
+    """With the norm on each token, one patch 20 times larger moved the logits by 4e-8."""
+    model, batch = build("none").eval(), make_batch([9])
+    larger = replace(batch, features=batch.features * torch.tensor([20.0] + [1.0] * 8)[:, None])
+    with torch.no_grad():
+        moved = (model(larger).logits - model(batch).logits).abs().max()
+        model = Classifier(replace(model.config, norm="tokens")).eval()
+        before = (model(larger).logits - model(batch).logits).abs().max()
+    assert moved > 1e-2
+    assert before < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("condenser", "options"),
+    [("attention", {"tokens": 4, "hidden": 8}), ("sparselearn", {"context": "none", "gate": "scale", "tokens": 4})],
+)
+def test_the_task_s_gradient_reaches_a_scorer_that_scales_tokens(condenser, options):
+    sizes = {}
+    for norm in ("pooled", "tokens"):
+        torch.manual_seed(0)
+        model = Classifier(ClassifierConfig(16, ("a", "b"), condenser, options, norm=norm))
+        torch.manual_seed(1)
+        F.cross_entropy(model(make_batch([40, 30])).logits, torch.tensor([0, 1])).backward()
+        gradients = [p.grad.abs().sum() for p in model.condenser.scorer.parameters() if p.grad is not None]
+        sizes[norm] = float(torch.stack(gradients).sum())
+    assert sizes["pooled"] > 1e-3
+    if condenser == "attention":
+        assert sizes["tokens"] < 1e-3 * sizes["pooled"]
+
+
+def test_torchmil_s_heads_get_tokens_without_a_norm():
+    pytest.importorskip("torchmil")
+    model, batch = build("none", "abmil").eval(), make_batch([9, 5])
+    assert not list(model.norm.parameters())
+    with torch.no_grad():
+        assert torch.equal(model(batch).logits, model.head(batch).logits)
 
 
 def test_the_summary_can_be_what_the_head_reads():

@@ -54,7 +54,7 @@ def change(folder: Path, **values: object) -> None:
     [
         ({"poling": "mean"}, "unknown key 'poling'. Did you mean 'pooling'"),
         ({"model_type": "bert"}, "model_type is 'bert'"),
-        ({"format_version": 7}, "format_version must be 1"),
+        ({"format_version": 7}, "format_version is 7; this version of Abbe reads 1 to 2"),
         ({"hidden": 64}, "cannot be loaded into this model"),
         ({"pooling": "mean"}, "does not match config.json: missing .*, unexpected .*pool"),
     ],
@@ -63,6 +63,21 @@ def test_a_config_that_does_not_fit_is_refused(folder: Path, values: dict[str, o
     change(folder, **values)
     with pytest.raises(CheckpointError, match=message):
         abbe.load(folder)
+
+
+def test_a_model_of_format_1_keeps_its_order_of_norm_and_pooling(folder: Path) -> None:
+    assert abbe.load(folder).config.norm == "pooled"
+    values = json.loads((folder / "config.json").read_text())
+    assert values["format_version"] == 2
+    del values["norm"]
+    (folder / "config.json").write_text(json.dumps({**values, "format_version": 1}))
+    old, batch = abbe.load(folder), make_batch([9, 5])
+    assert old.config.norm == "tokens"
+    with torch.no_grad():
+        tokens = old.condenser(old.scaler(batch)).tokens
+        rows = [old.norm(slide.features[slide.mask]) for slide in tokens]
+        pooled = torch.stack([old.pool(row).softmax(0) @ row for row in rows])
+        torch.testing.assert_close(old(batch).logits, old.head(pooled))
 
 
 def test_altered_weights_are_refused(folder: Path) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from abbe.errors import ConfigError
 from abbe.train.optim import Schedule, make_optimizer, parameter_groups
-from abbe.train.recipe import Recipe
+from abbe.train.recipe import RECIPES, Recipe
 
 
 class Model(nn.Module):
@@ -106,3 +106,9 @@ def test_a_schedule_goes_on_where_it_was_saved(name: str) -> None:
     for group, saved in zip(second.param_groups, first.param_groups, strict=True):
         group["lr"] = saved["lr"]
     assert head + advance(again, second, [1.2, 1.3, 1.4]) == all_rates
+
+
+def test_tcssa_mil_is_what_the_authors_scripts_use() -> None:
+    stated = {"lr": 1e-4, "weight_decay": 1e-5, "batch_size": 8, "plateau_factor": 0.5, "plateau_patience": 5}
+    stated |= {"min_lr": 1e-6, "early_stop": 15, "monitor": "auroc", "epochs": 50, "schedule": "plateau"}
+    assert {key: getattr(RECIPES["tcssa-mil"], key) for key in stated} == stated

@@ -18,8 +18,8 @@ class Attention(Condenser):
     """Gated attention gives each patch a score; the K best are kept, in slide order.
 
     A kept token is scaled by K · softmax of the scores over the kept, so that the task's gradient reaches the scorer.
-    That gradient says nothing about the dropped patches. So the attention-pooled mean of all patches is returned as
-    `predictions["attention"]` [B, D], and the model supervises it with a head of its own.
+    That gradient says nothing about the dropped patches. So training asks for the attention-pooled mean of all patches,
+    `predictions["attention"]` [B, D], which the model supervises with a head of its own.
     hidden: width of the scorer.
     """
 
@@ -44,11 +44,9 @@ class Attention(Condenser):
         """[T] float32."""
         return self.scorer(rows_TD.to(self.scorer.both.weight.dtype)).float()
 
-    def condense(self, batch: TokenBatch, budgets: list[int], *, soft: bool) -> Condensed:
+    def condense(self, batch: TokenBatch, budgets: list[int], *, soft: bool, predictions: bool = False) -> Condensed:
         dtype = batch.features.dtype
         scores = self.scores(batch.features).masked_fill(~batch.mask, -torch.inf)
-        everywhere = segment_softmax(scores, batch.slide_index, len(batch))
-        pooled = segment_weighted_sum(batch.features, everywhere.to(dtype), batch.offsets)
         kept = [
             scores[start : start + n].argsort(descending=True, stable=True)[:k].sort().values
             for start, n, k in zip(batch.offsets.tolist(), batch.lengths.tolist(), budgets, strict=False)
@@ -58,10 +56,12 @@ class Attention(Condenser):
         rows = torch.cat([rows + start for rows, start in zip(kept, batch.offsets.tolist(), strict=False)])
         share = segment_softmax(scores[rows], tokens.slide_index, len(batch))
         scale = share * tokens.lengths.to(share.device)[tokens.slide_index]
+        found = replace(condensed, tokens=replace(tokens, features=tokens.features * scale[:, None].to(dtype)))
+        if not predictions:
+            return found
+        everywhere = segment_softmax(scores, batch.slide_index, len(batch)).to(dtype)
         return replace(
-            condensed,
-            tokens=replace(tokens, features=tokens.features * scale[:, None].to(dtype)),
-            predictions={"attention": pooled},
+            found, predictions={"attention": segment_weighted_sum(batch.features, everywhere, batch.offsets)}
         )
 
 

@@ -88,18 +88,29 @@ class Condenser(nn.Module):
         """Keys of `Condensed.predictions`: auxiliary outputs [B, width], each supervised by a head of the model."""
         return ()
 
-    def forward(self, batch: TokenBatch, *, tokens: Budget | None = None, soft: bool | None = None) -> Condensed:
+    def forward(
+        self,
+        batch: TokenBatch,
+        *,
+        tokens: Budget | None = None,
+        soft: bool | None = None,
+        predictions: bool = False,
+    ) -> Condensed:
         """Condense every slide of the batch.
 
         tokens: a budget for this call, one for all slides or one per slide; `self.tokens` if None.
         soft: take the training path; `self.training` if None. The budget is an upper bound for soft=False.
+        predictions: also compute the auxiliary outputs in `prediction_names`, which only training needs.
 
         Raises BagError for a wrong width, a value that is not finite or an empty slide, MissingCoordinates, and
         InputError for a budget that the method cannot use.
         """
         self.check(batch)
         soft = self.training if soft is None else soft
-        return self._on_valid(batch, lambda valid: self.condense(valid, self.budgets(valid.lengths, tokens), soft=soft))
+        more = {"predictions": predictions} if self.prediction_names else {}
+        return self._on_valid(
+            batch, lambda valid: self.condense(valid, self.budgets(valid.lengths, tokens), soft=soft, **more)
+        )
 
     def set_progress(self, fraction: float) -> None:
         """Called before every training step with the share of planned steps that is done, in [0, 1).
@@ -119,7 +130,10 @@ class Condenser(nn.Module):
         return True
 
     def condense(self, batch: TokenBatch, budgets: list[int], *, soft: bool) -> Condensed:
-        """What a method implements. `budgets` has one count ≥ 1 per slide; the batch has been checked."""
+        """What a method implements. `budgets` has one count ≥ 1 per slide; the batch has been checked.
+
+        A method with `prediction_names` also takes `predictions: bool = False`, whether to compute them.
+        """
         raise NotImplementedError(f"{type(self).__name__} must implement condense")
 
     def stream(self, slide_id: str) -> SlideStream:

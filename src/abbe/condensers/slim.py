@@ -90,12 +90,21 @@ class Slim(Condenser):
     def prediction_names(self) -> tuple[str, ...]:
         return tuple(f"cropr/{number}" for number in range(1, len(self.croppers) + 1))
 
-    def forward(self, batch: TokenBatch, *, tokens: Budget | None = None, soft: bool | None = None) -> Condensed:
+    def forward(
+        self,
+        batch: TokenBatch,
+        *,
+        tokens: Budget | None = None,
+        soft: bool | None = None,
+        predictions: bool = False,
+    ) -> Condensed:
         self.check(batch)
-        return self._on_valid(batch, lambda valid: self._prune(valid, self.schedules(valid.lengths, tokens)))
+        return self._on_valid(
+            batch, lambda valid: self._prune(valid, self.schedules(valid.lengths, tokens), predictions)
+        )
 
-    def condense(self, batch: TokenBatch, budgets: list[int], *, soft: bool) -> Condensed:
-        return self._prune(batch, self.schedules(batch.lengths, budgets))
+    def condense(self, batch: TokenBatch, budgets: list[int], *, soft: bool, predictions: bool = False) -> Condensed:
+        return self._prune(batch, self.schedules(batch.lengths, budgets), predictions)
 
     def budgets(self, lengths: Tensor, tokens: Budget | None) -> list[int]:
         """Patches left of each slide at the end."""
@@ -106,9 +115,14 @@ class Slim(Condenser):
         budgets = self.requested(lengths, tokens)
         return [keep_schedule(n, k, len(self.croppers)) for n, k in zip(lengths.tolist(), budgets, strict=True)]
 
-    def _prune(self, batch: TokenBatch, schedules: list[list[int]]) -> Condensed:
+    def _prune(self, batch: TokenBatch, schedules: list[list[int]], predictions: bool) -> Condensed:  # noqa: FBT001
         def between(number: int, tokens: TokenBatch) -> Condensed:
-            return self.croppers[number - 1](tokens, [plan[number - 1] for plan in schedules], f"cropr/{number}")
+            cropper = self.croppers[number - 1]
+            assert isinstance(cropper, Cropr)
+            condensed = select(tokens, cropper.keep(tokens, [plan[number - 1] for plan in schedules]))
+            if not predictions:
+                return condensed
+            return replace(condensed, predictions={f"cropr/{number}": cropper.read(tokens)})
 
         return self.encoder(batch, between=between)
 
@@ -132,8 +146,8 @@ def keep_schedule(n: int, budget: int | float, steps: int) -> list[int]:
 class Cropr(nn.Module):
     """Learned queries score patches; an auxiliary loss on what they read trains them.
 
-    Scores a = X q̄ with q̄ = Σ Q, without a key projection. The queries read Z = softmax(Q Xᵀ / √D) X, refined to
-    Ẑ = Z + MLP(LN(Z)) and averaged over the queries. X is detached: no gradient reaches the blocks.
+    Scores a = X q̄ with q̄ = Σ Q, without a key projection. In training, the queries read Z = softmax(Q Xᵀ / √D) X,
+    refined to Ẑ = Z + MLP(LN(Z)) and averaged over the queries. X is detached: no gradient reaches the blocks.
     """
 
     def __init__(self, width: int, queries: int) -> None:
@@ -142,13 +156,13 @@ class Cropr(nn.Module):
         self.norm = Norm(width)
         self.mlp = MLP(width, 4 * width)
 
-    def forward(self, tokens: TokenBatch, budgets: list[int], name: str) -> Condensed:
-        """Keep the K best patches of each slide, in slide order, and return `predictions[name]` [B, D]."""
-        x = tokens.features.detach()
-        kept = hard_topk(x @ self.queries.detach().sum(0), budgets, tokens.offsets)
-        return replace(select(tokens, kept), predictions={name: self._read(x, tokens.lengths.tolist())})
+    def keep(self, tokens: TokenBatch, budgets: list[int]) -> list[Tensor]:
+        """The K rows of each slide with the best scores, in slide order."""
+        return hard_topk(tokens.features.detach() @ self.queries.detach().sum(0), budgets, tokens.offsets)
 
-    def _read(self, x: Tensor, lengths: list[int]) -> Tensor:
+    def read(self, tokens: TokenBatch) -> Tensor:
+        """What the queries read from each slide, [B, width]."""
+        x, lengths = tokens.features.detach(), tokens.lengths.tolist()
         attention = (x @ self.queries.T / x.shape[1] ** 0.5).split(lengths)
         slides = zip(attention, x.split(lengths), strict=True)
         z_BQD = torch.stack([weights.softmax(0).T @ rows for weights, rows in slides])

@@ -40,7 +40,8 @@ class SparseLearn(Condenser):
     published method, the others are ablations.
     tau_start, tau_end: temperature of Soft Top-K at the start and end of training, on a cosine; see `set_progress`.
     budget_start: keep rate from which the budget falls to K on the same cosine; None for K throughout.
-    max_train_patches: maximum number of patches per slide on the soft path, drawn at random; None for all.
+    max_train_patches: maximum number of patches per slide on the soft path, drawn at random; None for all. The budget
+    shrinks in the same ratio, so that the keep rate is the one in eval.
 
     On the soft path every patch is a token, and its `weight` is how much of its signal remains.
     """
@@ -142,10 +143,11 @@ class SparseLearn(Condenser):
         taken = select(batch, [torch.randperm(n)[:most].sort().values for n in batch.lengths.tolist()])
         tokens = taken.tokens
         x = self.norm(tokens.features.float())
-        u = standardised(self._scores(x, tokens.offsets), tokens) / self.tau
-        if self.selector == "gumbel":
-            u = u - torch.empty_like(u).exponential_().log()
-        wanted = self._annealed(budgets, tokens.lengths)
+        scores = standardised(self._scores(x, tokens.offsets), tokens)
+        if self.selector == "gumbel":  # before the division: after it, a low τ would drown the noise
+            scores = scores - torch.empty_like(scores).exponential_().log()
+        u = scores / self.tau
+        wanted = self._annealed(budgets, batch.lengths, tokens.lengths)
         above = u - soft_topk(u, wanted, tokens.offsets)[tokens.slide_index]
         hard = _members(u, wanted, tokens.offsets) if self.selector == "ste" else None
         weight = straight(above.sigmoid(), hard)
@@ -168,11 +170,15 @@ class SparseLearn(Condenser):
         scores: Tensor = self.scorer(x.to(self.scorer.enter.weight.dtype), offsets)
         return scores
 
-    def _annealed(self, budgets: list[int], lengths: Tensor) -> list[float]:
-        if self.budget_start is None:
-            return [float(k) for k in budgets]
-        rest = _falling(float(self.progress))
-        return [k + max(0.0, self.budget_start * n - k) * rest for k, n in zip(budgets, lengths.tolist(), strict=True)]
+    def _annealed(self, budgets: list[int], lengths: Tensor, taken: Tensor) -> list[float]:
+        """The budget of each slide of n patches, m of which were drawn."""
+        wanted = []
+        for k, n, m in zip(budgets, lengths.tolist(), taken.tolist(), strict=True):
+            share = max(1.0, k * m / n) if m < n else float(k)
+            if self.budget_start is not None:
+                share += max(0.0, self.budget_start * m - share) * _falling(float(self.progress))
+            wanted.append(share)
+        return wanted
 
     def _gated(self, x: Tensor, above: Tensor, weight: Tensor, hard: Tensor | None) -> Tensor:
         if self.gate == "none":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,8 @@ class TCSSA(Condenser):
     top_k: slots a patch contributes to (at most K).   noise: std of the Gaussian noise on training logits.
     hidden, dropout: of each slot's expert.   shared_experts: one expert for all slots (ablation).
     gate_bias: add a bias, as the authors' code does.   aux_weight: λ of the clustering loss.
+    dead_slots: a slot without patches is masked ("mask"), or its token is the expert of a zero vector and counts like
+    any other ("constant", as in the authors' code).
     """
 
     references = ("TC-SSA: Token Compression via Semantic Slot Aggregation for Gigapixel Pathology Reasoning (2026)",)
@@ -50,6 +53,7 @@ class TCSSA(Condenser):
         shared_experts: bool = False,
         gate_bias: bool = False,
         aux_weight: float = 0.1,
+        dead_slots: Literal["mask", "constant"] = "mask",
     ) -> None:
         super().__init__(dim=dim, tokens=tokens)
         if not isinstance(self.tokens, int):
@@ -59,6 +63,7 @@ class TCSSA(Condenser):
         check_range("tcssa", 0, noise=noise, aux_weight=aux_weight)
         check_range("tcssa", 0, below=1, dropout=dropout)
         self.slots, self.top_k, self.noise, self.aux_weight = tokens, min(top_k, tokens), noise, aux_weight
+        self.constant = dead_slots == "constant"
         self.gate = nn.Linear(dim, tokens, bias=gate_bias)
         self.experts = SlotExperts(dim, hidden, 1 if shared_experts else tokens, dropout)
 
@@ -73,7 +78,7 @@ class TCSSA(Condenser):
         return [self.slots] * len(lengths)
 
     def count(self, lengths: Sequence[int] | Tensor, *, tokens: Budget | None = None, soft: bool = False) -> list[int]:
-        """K for every slide, because slot k is always token k; slots without patches are masked."""
+        """K for every slide, because slot k is always token k."""
         return self.budgets(torch.as_tensor(lengths, dtype=torch.int64), tokens)
 
     def condense(self, batch: TokenBatch, budgets: list[int], *, soft: bool) -> Condensed:
@@ -105,12 +110,13 @@ class TCSSA(Condenser):
         """Apply the experts to the centres, and compute the clustering loss of the routing."""
         (b, k), device = routed.mass.shape, routed.mass.device
         refined = self.experts(routed.centres.to(self.experts.weight1.dtype))
-        refined = torch.where(routed.taken[..., None], refined, 0.0).to(dtype)
+        valid = torch.ones_like(routed.taken) if self.constant else routed.taken
+        refined = torch.where(valid[..., None], refined, 0.0).to(dtype)
         tokens = TokenBatch(
             features=refined.reshape(b * k, self.dim),
             positions=None,  # a slot's patches come from anywhere on the slide
             mass=routed.mass.reshape(-1),
-            mask=routed.taken.reshape(-1),
+            mask=valid.reshape(-1),
             weight=torch.ones(b * k, device=device),
             origin=torch.arange(k, device=device).repeat(b),
             offsets=offsets_of([k] * b),

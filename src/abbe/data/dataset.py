@@ -76,15 +76,25 @@ class Batches:
     and then divided among the processes, so its content does not depend on `world`. Batch sizes within an epoch differ
     by at most one, so that every process gets rows. With seed=None rows keep their order.
 
+    weights: [n] draw n rows with replacement, with probabilities proportional to these; None for each row once.
     parts: micro-batches per batch; reduced if a process has fewer rows than parts.
     """
 
     def __init__(
-        self, n: int, batch_size: int, *, seed: int | None, rank: int = 0, world: int = 1, parts: int = 1
+        self,
+        n: int,
+        batch_size: int,
+        *,
+        seed: int | None,
+        rank: int = 0,
+        world: int = 1,
+        parts: int = 1,
+        weights: Sequence[float] | None = None,
     ) -> None:
         if min(n, batch_size) < world:
             raise InputError(f"{n} slides in batches of {batch_size} cannot be divided among {world} processes")
         self.n, self.seed, self.rank, self.world = n, seed, rank, world
+        self.shares = None if weights is None else np.asarray(weights, float) / np.sum(weights)
         self.steps = min(-(-n // batch_size), n // world)
         self.parts = min(parts, n // self.steps // world)
         self.epoch = 0
@@ -95,7 +105,8 @@ class Batches:
     def __iter__(self) -> Iterator[list[int]]:
         order = np.arange(self.n)
         if self.seed is not None:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.n)
+            rng = np.random.default_rng([self.seed, self.epoch])
+            order = rng.permutation(self.n) if self.shares is None else rng.choice(self.n, self.n, p=self.shares)
         for batch in np.array_split(order, self.steps):
             for part in np.array_split(batch[self.rank :: self.world], self.parts):
                 yield part.tolist()

@@ -1,8 +1,8 @@
 """Slide → class: features on one scale, a condenser, then a head that pools the weighted tokens.
 
-Head: LayerNorm → pooling over valid tokens → MLP(512, GELU, dropout 0.3). Pooling uses `TokenBatch.weight` and `mask`:
-on a soft path, a plain mean would drown K kept tokens in the noise of N − K others. Or one of torchmil's heads, from
-the normalised tokens to the logits.
+Head: pooling over valid tokens → LayerNorm → MLP(512, GELU, dropout 0.3), in this order: normalising each token first
+would cancel what a condenser does to its size. Pooling uses `TokenBatch.weight` and `mask`: on a soft path, a plain
+mean would drown K kept tokens in the noise of N − K others. Or one of torchmil's heads, from tokens to logits.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Prediction:
     attention: [T] share of each token in its slide's pooled vector, Σ = 1 per slide. Zeros with summary pooling, which
     reads no token, and with transmil, whose attention is a matrix.
     condensed: the condenser's result; `condensed.losses` are part of the training loss.
-    auxiliary: [B, C] logits from each of the condenser's predictions; training supervises them too.
+    auxiliary: [B, C] logits from each of the condenser's predictions, which training supervises too; empty in eval.
     instance_loss: labels [B] → scalar summed over slides, the loss on single tokens of clam and dsmil; otherwise None.
     """
 
@@ -64,7 +64,7 @@ class Classifier(nn.Module):
         width = self.condenser.width
         if config.pooling == "summary" and not self.condenser.summarises:
             raise ConfigError(f"pooling 'summary' needs a condenser with a summary; {config.condenser} has none")
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width) if config.norm == "tokens" or config.pooling not in HEADS else nn.Identity()
         self.pool = GatedAttention(width) if config.pooling == "attention" else None
         self.head = (
             TorchMILHead(config.pooling, width=width, classes=len(config.classes))
@@ -86,7 +86,7 @@ class Classifier(nn.Module):
 
     def forward(self, batch: TokenBatch, *, tokens: int | float | Sequence[int] | None = None) -> Prediction:
         """Classify every slide of the batch. tokens: a budget for this call, if the method allows one."""
-        return self.classify(self.condenser(self.scaler(batch), tokens=tokens))
+        return self.classify(self.condenser(self.scaler(batch), tokens=tokens, predictions=self.training))
 
     def stream(self, slide_id: str) -> ClassifierStream:
         """Classify one slide in chunks. Raises InputError in training mode, or if the condenser does not stream."""
@@ -115,28 +115,30 @@ class Classifier(nn.Module):
 
     def _by_torchmil(self, head: TorchMILHead, condensed: Condensed, auxiliary: dict[str, Tensor]) -> Prediction:
         kept = condensed.tokens
-        normed = replace(kept, features=self.norm(kept.features))
-        pooled = head(normed)
+        tokens = replace(kept, features=self.norm(kept.features)) if self.config.norm == "tokens" else kept
+        pooled = head(tokens)
         attention = torch.zeros_like(kept.weight)
         if pooled.attention is not None:
             attention = segment_softmax(pooled.attention.float(), kept.slide_index, len(kept))
-        teach = partial(head.instance_loss, normed, pooled) if head.name in ("clam", "dsmil") else None
+        teach = partial(head.instance_loss, tokens, pooled) if head.name in ("clam", "dsmil") else None
         return Prediction(pooled.logits, attention, condensed, auxiliary, teach)
 
     def _pooled(self, condensed: Condensed) -> tuple[Tensor, Tensor]:
-        """(pooled vector of each slide [B, width], share of each token in it [T])."""
+        """(pooled and normalised vector of each slide [B, width], share of each token in it [T])."""
         kept = condensed.tokens
         if self.config.pooling == "summary":
             assert condensed.summary is not None
             return self.norm(condensed.summary), torch.zeros_like(kept.weight)
-        rows, slide, b = self.norm(kept.features), kept.slide_index, len(kept)
+        early = self.config.norm == "tokens"
+        rows, slide, b = self.norm(kept.features) if early else kept.features, kept.slide_index, len(kept)
         weight = kept.weight * kept.mask
         if self.pool is None:
             attention = weight / segment_sum(weight, slide, b).clamp_min(1e-9)[slide]
         else:
             logits = self.pool(rows).float() + (kept.weight + 1e-6).log()
             attention = segment_softmax(logits.masked_fill(~kept.mask, -torch.inf), slide, b)
-        return segment_weighted_sum(rows, attention.to(rows.dtype), kept.offsets), attention
+        pooled = segment_weighted_sum(rows, attention.to(rows.dtype), kept.offsets)
+        return pooled if early else self.norm(pooled), attention
 
     def save_pretrained(self, folder: str | Path, *, card: str | None = None) -> None:
         """Write config.json, model.safetensors and README.md (`card`, Markdown) to a folder for `abbe.load`."""

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from abbe.errors import ConfigError
 
 Pooling = Literal["mean", "attention", "summary", "abmil", "clam", "dsmil", "transmil"]
+Norm = Literal["pooled", "tokens"]
 
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """Everything needed to build a classifier again. dim: width of the features.   encoder: the patch encoder."""
+    """Everything needed to build a classifier again.
+
+    dim: width of the features.   encoder: the patch encoder.
+    norm: the head's LayerNorm is on the pooled vector, as published, or on each token, as in models of format 1. On the
+    tokens it cancels what a condenser does to their size.
+    """
+
+    since: ClassVar[dict[int, dict[str, Any]]] = {2: {"norm": "tokens"}}
+    """{format version: {field it added: its value in models saved before}}"""
 
     dim: int
     classes: tuple[str, ...]
@@ -22,6 +31,7 @@ class ClassifierConfig:
     hidden: int = 512
     dropout: float = 0.3
     encoder: str | None = None
+    norm: Norm = "pooled"
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:

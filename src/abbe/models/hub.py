@@ -20,9 +20,9 @@ from abbe.store import commit
 from abbe.version import __version__
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
-FORMAT, VERSION = "abbe-model", 1
+FORMAT, VERSION = "abbe-model", 2
 KINDS = {"classifier": "abbe.models.classifier:Classifier"}
-"""model classes by kind; each has a `Config`, the dataclass it is made from"""
+"""model classes by kind; each has a `Config`, the dataclass it is made from, with `since` for older formats"""
 
 
 class Model(Protocol):
@@ -109,13 +109,17 @@ def _read_config(path: Path) -> tuple[Any, Any]:
     if kind not in {f"abbe-{name}" for name in KINDS}:
         known = ", ".join(f"'abbe-{name}'" for name in KINDS)
         raise CheckpointError(f"{path}: model_type is {kind!r}; this version of Abbe loads {known}")
-    if values.pop("format_version", None) != VERSION:
+    version = values.pop("format_version", None)
+    if version not in range(1, VERSION + 1):
         raise CheckpointError(
-            f"{path}: format_version must be {VERSION}; the model was saved by another version of Abbe"
+            f"{path}: format_version is {version!r}; this version of Abbe reads 1 to {VERSION}; update Abbe, or "
+            "save the model again"
         )
     values.pop("abbe_version", None)
     module, _, name = KINDS[kind.removeprefix("abbe-")].partition(":")
     cls = getattr(importlib.import_module(module), name)
+    for newer in range(version + 1, VERSION + 1):
+        values = {**cls.Config.since.get(newer, {}), **values}
     try:
         return cls, from_dict(cls.Config, values, str(path))
     except ConfigError as error:

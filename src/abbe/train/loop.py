@@ -100,6 +100,7 @@ def fit(
     folder: Path | None = None,
     resume: bool = True,
     cpu: bool = False,
+    sampling: Sequence[float] | None = None,
     description: str = "training",
 ) -> tuple[nn.Module, list[dict[str, float]]]:
     """Train the model that `build` returns. Returns it with its best weights on the validation slides, and the history.
@@ -107,6 +108,7 @@ def fit(
     The history has one row per epoch.
     build: called after seeding, so that the seed also sets the initial weights.
     folder: folder of checkpoints; without it none are written.
+    sampling: weight of each training sample; an epoch draws as many samples with replacement. None: each sample once.
     resume: resume from the checkpoint in `folder`; in one process the result is bit-identical to an uninterrupted run.
 
     A condenser with a training schedule is trained to the end of the schedule: early stopping is off, and best weights
@@ -125,7 +127,15 @@ def fit(
     model, optimizer = accelerator.prepare(bare, make_optimizer(bare, recipe))
     rank, world = accelerator.process_index, accelerator.num_processes
     size, parts = recipe.batch_size, recipe.accumulate
-    batches = Batches(len(train), size, seed=recipe.seed, rank=rank, world=world, parts=parts)  # type: ignore[arg-type]
+    batches = Batches(
+        len(train),  # type: ignore[arg-type]
+        size,
+        seed=recipe.seed,
+        rank=rank,
+        world=world,
+        parts=parts,
+        weights=sampling,
+    )
     train_loader = DataLoader(train, batch_sampler=batches, collate_fn=objective.collate)
     val_batches = Batches(len(val), size, seed=None, rank=rank, world=world, parts=parts)  # type: ignore[arg-type]
     val_loader = DataLoader(val, batch_sampler=val_batches, collate_fn=objective.collate)

@@ -10,7 +10,7 @@ from abbe.errors import ConfigError, check_range
 
 @dataclass(frozen=True)
 class Recipe:
-    """Training settings. Defaults are those of the TC-SSA authors' MIL code, except that they monitor the AUROC."""
+    """Training settings. The defaults are Abbe's own; `RECIPES` has those of published code."""
 
     epochs: int = 60
     """maximum number of passes over the training slides"""
@@ -70,3 +70,11 @@ class Recipe:
             if not equals or not prefix or not found[prefix] >= 0:
                 raise ConfigError(f"recipe: group_lr {pair!r}: expected prefix=rate, such as condenser=1e-5")
         return found
+
+
+RECIPES = {
+    "abbe": Recipe(),
+    # The scripts of the TC-SSA authors; 50, 20 or 100 epochs depending on the data set. See docs/classify.md.
+    "tcssa-mil": Recipe(epochs=50, min_lr=1e-6, monitor="auroc"),
+}
+"""Named recipes, for `--recipe NAME`; single options override them."""

@@ -13,6 +13,8 @@ from abbe.train.recipe import Recipe
 
 DEFAULT_TOKENS = 32
 CondenserTrain = Literal["joint", "frozen"]
+ClassWeight = Literal["none", "balanced"]
+Sampling = Literal["shuffle", "balanced"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,5 +35,9 @@ class ClassifierSettings:
     """how the head pools tokens; abmil, clam, dsmil and transmil come from torchmil"""
     standardize: bool = True
     """scale features to zero mean and unit variance on the training patches; --no-standardize does not scale them"""
+    class_weight: ClassWeight = "none"
+    """balanced: weight each class in the loss by the inverse of its share of the training slides"""
+    sampling: Sampling = "shuffle"
+    """balanced: draw training slides with replacement, so that all classes are equally frequent"""
     recipe: Recipe = field(default_factory=Recipe)
-    """how the model is trained"""
+    """how the model is trained; --recipe NAME starts from a named recipe: abbe, or tcssa-mil"""

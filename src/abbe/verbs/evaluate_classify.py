@@ -26,9 +26,11 @@ class EvaluateClassify(EvaluationSettings):
     def run(self) -> int:
         from abbe.evaluate.protocols.classify import evaluate_classifier
         from abbe.metrics.bootstrap import shown
+        from abbe.metrics.decisions import lines as recall_lines
 
         report = evaluate_classifier(self, self.out)
         lines = [f"slides: {report['slides']}, patients: {report['patients']}"]
         lines += [f"{name}: {shown(value)}" for name, value in report["metrics"].items()]
+        lines += recall_lines(report)
         result("\n".join(lines), report, json_output=self.json)
         return 0

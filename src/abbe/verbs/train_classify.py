@@ -30,6 +30,7 @@ class TrainClassify(HoldoutSettings):
 
         from abbe.evaluate.protocols.holdout import train_classifier
         from abbe.metrics.bootstrap import shown
+        from abbe.metrics.decisions import lines as recall_lines
         from abbe.train.processes import leave_together
 
         report = train_classifier(self, self.out)
@@ -37,6 +38,7 @@ class TrainClassify(HoldoutSettings):
         if not PartialState().is_main_process:
             return 0
         lines = [f"{name}: {shown(value)}" for name, value in report["metrics"]["test"].items()]
+        lines += recall_lines(report) if "recall" in report else []  # a run of an earlier version has none
         text = "\n".join([f"test slides: {report['slides']['test']}", *lines, f"model: {self.out / 'model'}"])
         result(text, report, json_output=self.json)
         return 0

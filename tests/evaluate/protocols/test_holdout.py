@@ -22,6 +22,8 @@ from abbe.evaluate.protocols.classify import evaluate_classifier
 from abbe.evaluate.protocols.holdout import train_classifier
 from abbe.evaluate.settings import HoldoutSettings
 from abbe.metrics.predictions import read_predictions
+from abbe.models.classifier import Classifier
+from abbe.models.config import ClassifierConfig
 from abbe.store.commit import is_done
 from abbe.store.verify import verify
 from abbe.train import loop
@@ -72,6 +74,51 @@ def test_a_model_is_learned_written_and_loaded(tmp_path: Path, cohort: tuple[Pat
     history = pd.read_csv(run.out / "history.csv")
     assert history["val_task"].min() < history["val_task"][0]
     assert {"loss", "task", "switch", "val_largest_share"} <= set(history)
+
+
+@pytest.mark.slow
+def test_rare_classes_are_said_and_weights_or_sampling_find_them(
+    tmp_path: Path, cohort: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = pd.read_csv(cohort[1], dtype=str)
+    few = pd.concat([labels[labels["label"] == "b"], labels[labels["label"] == "a"].head(4)])
+    few["split"] = ["train"] * 8 + ["val"] * 2 + ["test"] * 2 + ["train", "train", "val", "test"]
+    few.to_csv(tmp_path / "labels.csv", index=False)
+    seen: list[torch.Tensor] = []
+    call = ClassifyObjective.__call__
+
+    def watched(self: ClassifyObjective, model: torch.nn.Module, batch: LabelledBatch) -> Any:
+        if model.training:
+            seen.append(batch.labels)
+        return call(self, model, batch)
+
+    monkeypatch.setattr(ClassifyObjective, "__call__", watched)
+    reports, drawn = {}, {}
+    for name, options in {
+        "as": {},
+        "weight": {"class_weight": "balanced"},
+        "sampling": {"sampling": "balanced"},
+    }.items():
+        seen.clear()
+        few_labels = (cohort[0], tmp_path / "labels.csv")
+        reports[name] = train(run_in(tmp_path / name, few_labels, recipe=replace(QUICK, lr=3e-3, epochs=20), **options))
+        drawn[name] = float((torch.cat(seen) == 0).float().mean())
+    assert drawn["as"] == drawn["weight"] == pytest.approx(0.2, abs=0.03)
+    assert drawn["sampling"] == pytest.approx(0.5, abs=0.12)
+    assert reports["weight"]["class_weight"] == "balanced"
+    for report in reports.values():
+        assert set(report["recall"]) == {"a", "b"}
+        assert report["threshold"]["class"] == "b"
+    assert reports["weight"]["best_val_task"] != reports["as"]["best_val_task"]
+
+
+def test_balanced_weights_multiply_each_slide_s_cross_entropy() -> None:
+    model = Classifier(ClassifierConfig(16, ("a", "b"), "mean")).eval()
+    batch = LabelledBatch(make_batch([5, 7, 3]), torch.tensor([0, 1, 1]))
+    with torch.no_grad():
+        each = torch.nn.functional.cross_entropy(model(batch.bags).logits, batch.labels, reduction="none")
+        weighted = ClassifyObjective([3.0, 0.5])(model, batch).task_sum
+    assert float(weighted) == pytest.approx(float(3 * each[0] + 0.5 * (each[1] + each[2])), rel=1e-5)
 
 
 def test_a_splits_file_decides_and_slides_in_none_are_listed(tmp_path: Path, cohort: tuple[Path, Path]) -> None:

@@ -11,6 +11,7 @@ from abbe.data.labels import read_labels
 from abbe.errors import ConfigError, TableError
 from abbe.evaluate.predict import predict
 from abbe.evaluate.settings import EvaluationSettings
+from abbe.metrics.decisions import recall_report
 from abbe.metrics.predictions import all_metrics, read_predictions, summary, write_predictions
 from abbe.models.classifier import Classifier
 from abbe.models.hub import load
@@ -44,6 +45,7 @@ def evaluate_classifier(settings: EvaluationSettings, out: Path) -> dict[str, An
         "patients": int(table["case_id"].nunique()),
         "left_out": left_out,
         "metrics": summary(all_metrics(table, draws=settings.draws)),
+        **recall_report(table, draws=settings.draws),
         "labels_sha256": commit.file_sha256(settings.labels) if settings.labels else None,
         "predictions_sha256": commit.file_sha256(out / "predictions.parquet"),
     }

@@ -17,6 +17,7 @@ from abbe.data.dataset import SlideDataset
 from abbe.evaluate.predict import predict
 from abbe.evaluate.settings import HoldoutSettings
 from abbe.metrics.bootstrap import shown
+from abbe.metrics.decisions import recall_report
 from abbe.metrics.predictions import all_metrics, summary, write_predictions
 from abbe.models.classifier import Classifier
 from abbe.models.hub import save_pretrained, weights_sha256
@@ -24,7 +25,7 @@ from abbe.store import commit
 from abbe.store.resume import check_unchanged, content_sha256
 from abbe.train import checkpoint
 from abbe.train.loop import fit
-from abbe.train.objectives.classify import ClassifyObjective, plan_classifier
+from abbe.train.objectives.classify import ClassifyObjective, balanced_weights, plan_classifier
 from abbe.train.recipe import Recipe
 from abbe.train.settings import DEFAULT_TOKENS
 from abbe.version import __version__
@@ -63,15 +64,17 @@ def train_classifier(settings: HoldoutSettings, out: Path) -> dict[str, Any]:
     if processes.is_main_process:
         _start(out, settings, cohort, inputs)
     train = SlideDataset(cohort.splits["train"])
+    weights = balanced_weights(cohort)
     model, history = fit(
         lambda: plan.build(train[row][0].features for row in range(len(train))),
-        ClassifyObjective(),
+        ClassifyObjective(weights if settings.class_weight == "balanced" else None),
         train,
         SlideDataset(cohort.splits["val"]),
         settings.recipe,
         folder=out / "checkpoint",
         resume=settings.resume,
         cpu=settings.cpu,
+        sampling=[weights[item.label] for item in train.items] if settings.sampling == "balanced" else None,
         description=f"training {settings.condenser}",
     )
     assert isinstance(model, Classifier)
@@ -180,9 +183,12 @@ def _report(
     return {
         "abbe": __version__,
         "condenser": settings.condenser,
+        "condenser_options": model.config.condenser_options,
         "tokens": model.condenser.tokens,
         "condenser_train": settings.condenser_train,
         "pooling": settings.pooling,
+        "class_weight": settings.class_weight,
+        "sampling": settings.sampling,
         "seed": settings.recipe.seed,
         "slides": cohort.slides,
         "patients": cohort.patients,
@@ -191,6 +197,7 @@ def _report(
         "epochs": len(history),
         "best_val_task": min(row["val_task"] for row in history),
         "metrics": {split: summary(all_metrics(table, draws=settings.draws)) for split, table in tables.items()},
+        **recall_report(tables["test"], chosen_on=tables["val"], draws=settings.draws),
         "labels_sha256": inputs["labels"],
         "splits_sha256": inputs["splits"],
         "condenser_init_sha256": inputs["condenser_init"],

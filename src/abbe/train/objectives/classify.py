@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -93,9 +95,21 @@ def _try(plan: ClassifierPlan, record: SlideRecord) -> int | float:
     return trial.condenser.tokens
 
 
+def balanced_weights(cohort: Cohort) -> list[float]:
+    """n / (C · n_c) for each class, over the training slides; their mean over the slides is 1."""
+    labels = [record.label for record in cohort.splits["train"]]
+    known = np.arange(len(cohort.classes))
+    return [float(weight) for weight in compute_class_weight("balanced", classes=known, y=labels)]
+
+
 @dataclass(frozen=True)
 class ClassifyObjective:
-    """Cross-entropy of slide classes, plus the losses of condenser, pooling and auxiliary heads, without weights."""
+    """Cross-entropy of slide classes, plus the losses of condenser, pooling and auxiliary heads, all with weight 1.
+
+    class_weights: weight of each class in every cross-entropy; None for 1.
+    """
+
+    class_weights: Sequence[float] | None = None
 
     def collate(self, samples: Sequence[tuple[Bag, int]]) -> LabelledBatch:
         return collate(samples)
@@ -103,14 +117,18 @@ class ClassifyObjective:
     def __call__(self, model: nn.Module, batch: LabelledBatch) -> Step:
         prediction = model(batch.bags)
         n = len(batch.labels)
-        task = F.cross_entropy(prediction.logits.float(), batch.labels, reduction="sum")
+        task = self._cross_entropy(prediction.logits, batch.labels)
         extra = sum((loss * n for loss in prediction.condensed.losses.values()), task.new_zeros(()))
         for logits in prediction.auxiliary.values():
-            extra = extra + F.cross_entropy(logits.float(), batch.labels, reduction="sum")
+            extra = extra + self._cross_entropy(logits, batch.labels)
         if prediction.instance_loss is not None:
             extra = extra + prediction.instance_loss(batch.labels)
         outputs = {"probabilities": prediction.probabilities.float(), "labels": batch.labels}
         return Step(task + extra, task, prediction.condensed.metrics, outputs)
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        weight = None if self.class_weights is None else logits.new_tensor(self.class_weights).float()
+        return F.cross_entropy(logits.float(), labels, weight, reduction="sum")
 
     def metrics(self, outputs: Mapping[str, Tensor]) -> dict[str, float]:
         labels, probabilities = outputs["labels"].numpy(), outputs["probabilities"].double().numpy()
