@@ -28,15 +28,18 @@ def test_a_small_study_has_every_figure_and_resumes(tmp_path, capsys):
     assert study.run() == 0
     (result,) = (tmp_path / "results").glob("*-slots.json")
     found = json.loads(result.read_text())
-    for row, weight in zip(found["fillings"]["phantom"], (0.0, 1.0), strict=True):
-        assert row["weight"] == weight
+    variants = [(0.0, "mask"), (1.0, "mask"), (0.0, "constant")]
+    for row, variant in zip(found["fillings"]["phantom"], variants, strict=True):
+        assert (row["weight"], row["dead_slots_are"]) == variant
         assert 1 / 8 <= row["top1_share"]["value"] <= row["top1_share_of_a_slide"]["value"] <= 1
         assert row["top1_share"]["value"] <= row["top2_membership"]["value"]
         assert 0 <= row["dead_slots"]["value"] < 8
         assert row["auroc"]["n"] == 12
         assert row["auroc"]["low"] <= row["auroc"]["value"] <= row["auroc"]["high"]
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("result.json")}
-    assert len(before) == 4
+    assert len(before) == 6
     assert bench_slots(study)["fillings"] == found["fillings"]
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert "λ = 1" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "λ = 1" in printed
+    assert "λ = 0, constant" in printed

@@ -56,6 +56,8 @@ class SlotsSettings:
     """working folder: banks, cohorts, runs"""
     weights: tuple[float, ...] = (0.0, 0.01, 0.1, 1.0)
     """values of λ"""
+    constant: tuple[float, ...] = (0.0,)
+    """values of λ that are also trained with dead_slots=constant, as in the authors' code"""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """each has its own bank split, cohort and initialisation"""
     fraction: float = 0.01

@@ -37,6 +37,7 @@ from abbe.store.bags import read_bag
 from abbe.store.commit import file_sha256
 from abbe.train.recipe import Recipe
 
+_Variant = tuple[float, str]
 _CLAIMED = 0.6
 _ARTEFACTS = (4, 2, 3)  # artefacts rendered for train, val and test of each class, site and stain setting
 _FROM_MOSAIC = 120  # real patches of each split that are turned into artefacts
@@ -61,19 +62,19 @@ def bench_slots(run: SlotsSettings) -> dict[str, Any]:
     found: dict[str, Any] = {}
     hashes: dict[str, str] = {}
     for name, fill in fillings.items():
-        tables: dict[float, list[pd.DataFrame]] = {weight: [] for weight in run.weights}
-        usage: dict[float, list[SlotTable]] = {weight: [] for weight in run.weights}
+        tables: dict[_Variant, list[pd.DataFrame]] = {variant: [] for variant in _variants(run)}
+        usage: dict[_Variant, list[SlotTable]] = {variant: [] for variant in _variants(run)}
         for seed in run.seeds:
             cohort = fill(seed)
             hashes[f"{name}-{seed}"] = file_sha256(cohort.folder / "labels.csv")
             _train(run, cohort, seed)
-            for weight in run.weights:
-                contender = _contender(run, weight)
-                tables[weight] += predictions_on_test(_runs(run, cohort), contender.name, (seed,))
+            for variant in _variants(run):
+                contender = _contender(run, variant)
+                tables[variant] += predictions_on_test(_runs(run, cohort), contender.name, (seed,))
                 model = _runs(run, cohort) / contender.name / f"seed{seed}" / "model"
-                usage[weight].append(_usage(run, model, cohort, tables[weight][-1]["slide_id"].tolist()))
+                usage[variant].append(_usage(run, model, cohort, tables[variant][-1]["slide_id"].tolist()))
             say(f"{name}, seed {seed}: done")
-        found[name] = [_row(run, weight, tables, usage) for weight in run.weights]
+        found[name] = [_row(run, variant, tables, usage) for variant in _variants(run)]
     return {
         "circumstances": circumstances("bench slots", SlotsSettings, run),
         "settings": {
@@ -93,8 +94,15 @@ def bench_slots(run: SlotsSettings) -> dict[str, Any]:
     }
 
 
-def _contender(run: SlotsSettings, weight: float) -> Contender:
-    return Contender("tcssa", run.tokens, "attention", (f"aux_weight={weight:g}",))
+def _variants(run: SlotsSettings) -> list[_Variant]:
+    """(λ, dead_slots) of every model that is trained."""
+    return [(weight, "mask") for weight in run.weights] + [(weight, "constant") for weight in run.constant]
+
+
+def _contender(run: SlotsSettings, variant: _Variant) -> Contender:
+    weight, dead = variant
+    options = (f"aux_weight={weight:g}", *(() if dead == "mask" else (f"dead_slots={dead}",)))
+    return Contender("tcssa", run.tokens, "attention", options)
 
 
 def _phantom(run: SlotsSettings, seed: int) -> _Cohort:
@@ -147,7 +155,7 @@ def _runs(run: SlotsSettings, cohort: _Cohort) -> Path:
 
 def _train(run: SlotsSettings, cohort: _Cohort, seed: int) -> None:
     train_all(
-        [_contender(run, weight) for weight in run.weights],
+        [_contender(run, variant) for variant in _variants(run)],
         HoldoutSettings(
             features=cohort.features,
             labels=cohort.folder / "labels.csv",
@@ -182,29 +190,33 @@ def _usage(run: SlotsSettings, model_folder: Path, cohort: _Cohort, slide_ids: S
 
 def _row(
     run: SlotsSettings,
-    weight: float,
-    tables: dict[float, list[pd.DataFrame]],
-    usage: dict[float, list[SlotTable]],
+    variant: _Variant,
+    tables: dict[_Variant, list[pd.DataFrame]],
+    usage: dict[_Variant, list[SlotTable]],
 ) -> dict[str, Any]:
-    """Metrics of one λ with intervals over seeds and patients; AUROC also as the difference to the first λ."""
-    cases = [table["case_id"].astype(str).tolist() for table in tables[weight]]
+    """Metrics of one variant with intervals over seeds and patients; AUROC also as the difference to the first one."""
+    cases = [table["case_id"].astype(str).tolist() for table in tables[variant]]
 
     def over(statistics: Sequence[Statistic]) -> Interval:
         return nested_bootstrap(list(zip(cases, statistics, strict=True)), draws=run.draws)
 
-    row: dict[str, Any] = {"weight": weight}
-    row["auroc"] = over([statistic(table, "auroc") for table in tables[weight]]).as_dict()
-    pairs = zip(tables[weight], tables[run.weights[0]], strict=True)  # each pair has one seed and the same slides
+    row: dict[str, Any] = {"weight": variant[0], "dead_slots_are": variant[1]}
+    row["auroc"] = over([statistic(table, "auroc") for table in tables[variant]]).as_dict()
+    pairs = zip(tables[variant], tables[_variants(run)[0]], strict=True)  # each pair has one seed and the same slides
     row["auroc_difference"] = over([_difference(one, other) for one, other in pairs]).as_dict()
     for name, metric in USAGE.items():
-        row[name] = over([partial(metric, slots) for slots in usage[weight]]).as_dict()
-    row["seeds_over_claimed"] = sum(USAGE["top1_share"](t, np.arange(len(t.best))) > _CLAIMED for t in usage[weight])
+        row[name] = over([partial(metric, slots) for slots in usage[variant]]).as_dict()
+    row["seeds_over_claimed"] = sum(USAGE["top1_share"](t, np.arange(len(t.best))) > _CLAIMED for t in usage[variant])
     return row
 
 
 def _difference(one: pd.DataFrame, other: pd.DataFrame) -> Statistic:
     first, second = statistic(one, "auroc"), statistic(other, "auroc")
     return lambda rows: first(rows) - second(rows)
+
+
+def _named(row: dict[str, Any]) -> str:
+    return f"λ = {row['weight']:g}" + (", constant" if row["dead_slots_are"] == "constant" else "")
 
 
 _SAID = {
@@ -228,7 +240,7 @@ def markdown(found: dict[str, Any]) -> str:
     scale = "standardized" if settings["standardize"] else "not standardized"
     parts = []
     for name, rows in found["fillings"].items():
-        columns = [f"{name} [95 %]", *(f"λ = {row['weight']:g}" for row in rows)]
+        columns = [f"{name} [95 %]", *(_named(row) for row in rows)]
         lines = [[said, *(shown(row[key]) for row in rows)] for key, said in _SAID.items()]
         over = [f"{row['seeds_over_claimed']} of {len(settings['seeds'])}" for row in rows]
         lines.append([f"seeds with a slot over {100 * settings['claimed_share']:g} % of patches", *over])
@@ -248,7 +260,8 @@ and initialisation; intervals resample seeds and, within each seed, patients.
 {"".join(parts)}
 Shares are over the patches of all test slides. Purity of evidence: for a tumour patch, the share of tumour in its slot
 ({settings["fraction"]:g} if mixed evenly). Artefact slots: slots with at least 1 % of the patches, most of them
-artefacts. Read from: the share of the pooled vector that came through such patches (artefacts
+artefacts. Constant: the token of a slot without patches enters the pooling, as in the authors' code; otherwise it is
+masked. Read from: the share of the pooled vector that came through such patches (artefacts
 {settings["artefacts"]:g} if read evenly).
 
 {"".join(f"- labels of {name}: sha256 {digest}" + chr(10) for name, digest in found["labels_sha256"].items())}"""
