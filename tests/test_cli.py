@@ -96,7 +96,7 @@ def test_an_unknown_key_is_refused_with_the_nearest(tmp_path: Path, capsys: pyte
     assert "c.json, key 'recipe': unknown key 'epoch'. Did you mean 'epochs'" in capsys.readouterr().err
     path.write_text("{")
     assert cli.run(["train", "classify", f"--config={path}"]) == 2
-    assert "not JSON" in capsys.readouterr().err
+    assert "not valid JSON" in capsys.readouterr().err
     assert cli.run(["train", "classify", "--config", str(tmp_path / "none.json")]) == 2
     assert "cannot be read" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""Abbe condenses a gigapixel pathology slide into about 32 tokens, and answers from them.
+"""Abbe condenses a gigapixel pathology slide into about 32 tokens, and predicts from them.
 
 The public names are loaded when they are first used, so that `import abbe` and `abbe --help` cost nothing.
 """

@@ -43,7 +43,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "bench ops": ("bench_ops:BenchOps", "time and memory of routing, compared with dense PyTorch"),
     "bench slots": ("bench_slots:BenchSlots", "effect of the clustering loss on the slots of TC-SSA"),
     "bench texture": ("bench_texture:BenchTexture", "speed of `texture`, and accuracy of a linear probe on it"),
-    "verify": ("verify:Verify", "list missing, torn, altered or foreign files of an output folder"),
+    "verify": ("verify:Verify", "list files of an output folder that are missing, cut short, altered or foreign"),
 }
 """{verb: ("module in abbe.verbs:class", description)}"""
 

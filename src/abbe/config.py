@@ -67,7 +67,7 @@ def read_config(kind: type, path: Path) -> Any:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
-        raise ConfigError(f"{path}: not JSON ({error})") from error
+        raise ConfigError(f"{path}: not valid JSON ({error})") from error
     return from_dict(kind, values, str(path), partial=True)
 
 

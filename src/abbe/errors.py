@@ -8,7 +8,7 @@
     │   ├── TableError             a labels, splits or predictions table
     │   └── CheckpointError        a model folder or a training checkpoint
     ├── SlideError                 one slide failed; a batch records it and continues
-    └── StoreError                 an output on disk is missing, torn, altered or foreign
+    └── StoreError                 an output on disk is missing, cut short, altered or foreign
 
 A message names the file or object, the key, the value found, and what was expected.
 """
@@ -58,7 +58,7 @@ class SlideError(AbbeError):
 
 
 class StoreError(AbbeError):
-    """A file in an output folder that is missing, torn, altered or not written by Abbe."""
+    """A file in an output folder that is missing, cut short, altered or not written by Abbe."""
 
 
 def check_range(owner: str, least: float, below: float = math.inf, **options: float) -> None:

@@ -19,7 +19,7 @@ LENGTHS = [9, 1, 40]
 @pytest.mark.parametrize("classes", [2, 3])
 def test_logits_gradients_and_a_slide_alone(name: str, classes: int) -> None:
     if name == "dsmil" and classes == 3:
-        with pytest.raises(ConfigError, match="serves two classes, not 3; use abmil, clam or transmil"):
+        with pytest.raises(ConfigError, match="two classes, not 3; use abmil, clam or transmil"):
             TorchMILHead(name, width=16, classes=classes)
         return
     head, batch = TorchMILHead(name, width=16, classes=classes, hidden=16).train(), make_batch(LENGTHS)

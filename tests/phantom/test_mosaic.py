@@ -226,7 +226,7 @@ def test_classes_with_too_few_groups_are_refused(patches, tmp_path):
     table = pd.read_csv(copy / "index.csv")
     table.loc[table["class"] == "two", "group"] %= 4
     table.to_csv(copy / "index.csv", index=False)
-    with pytest.raises(ValueError, match="class 'two' has 4 groups, too few for 5 parts"):
+    with pytest.raises(ValueError, match=r"class 'two' has 4 groups.*5 parts"):
         build_mosaic_bank(plan_of(copy), tmp_path / "bank", workers=1)
 
 

@@ -100,12 +100,12 @@ def test_a_source_that_changed_is_named(tmp_path: Path) -> None:
     write_bag(source, make_bag(6))
     (row,) = convert_bags([source], out, ConvertSettings(to="tensors"))
     assert (row.outcome, row.stage) == ("failed", "resume")
-    assert "was made differently: another version of a.h5; use --overwrite" in row.reason
+    assert "another version of a.h5; use --overwrite" in row.reason
     assert len(read_bag(out / "a.safetensors")) == 5
     (row,) = convert_bags([source], out, ConvertSettings(to="tensors", overwrite=True))
     assert (row.outcome, row.patches) == ("done", 6)
     (row,) = convert_bags([source], out, ConvertSettings(to="tensors", override_mpp=0.3))
-    assert "was made differently: other options" in row.reason
+    assert "other options" in row.reason
 
 
 def test_a_foreign_file_is_not_replaced(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_patches_file_that_changed_is_named(tmp_path: Path, layout: str) -> No
     with h5py.File(patches, "a") as file:
         file["coords"].attrs["patch_size" if layout == "clam" else "patch_size_level0"] = 128
     (row,) = convert_bags([source], out, ConvertSettings(to="tensors"))
-    assert "was made differently: another version of the patches file beside c1.h5" in row.reason
+    assert "another version of the patches file beside c1.h5" in row.reason
     (row,) = convert_bags([source], out, ConvertSettings(to="tensors", overwrite=True))
     assert (row.outcome, read_bag(out / "c1.safetensors").patch_size_level0) == ("done", 128)
 
@@ -211,7 +211,7 @@ def test_a_slide_is_asked_only_for_what_its_file_lacks(tmp_path: Path) -> None:
     assert [read_bag(tmp_path / "out" / f"{name}.h5").mpp for name in "ac"] == [0.5, 0.25]
     again = convert_bags(sources[::2], tmp_path / "out", facts=lambda _: (0.26, (5000, 4000)))
     assert again[0].outcome == "done"
-    assert "c.h5 was made differently: another slide" in again[1].reason
+    assert "another slide" in again[1].reason
     (row,) = convert_bags(sources[2:], tmp_path / "other", facts=lambda _: (0.5, (5000, 4001)))
     assert "states a slide of (5000, 4000) level-0 pixels, but its slide (--slide) has (5000, 4001)" in row.reason
 

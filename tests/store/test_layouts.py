@@ -133,7 +133,7 @@ def test_stamp_s_micrometres_become_pixels(tmp_path: Path, attributes: dict[str,
         ({"tile_size_um": None}, {"mpp": 0.5}, r"unit is 'um' but attribute 'tile_size_um' .* is missing"),
         ({"tile_size_um": -1.0}, {"mpp": 0.5}, r"'tile_size_um' is -1; expected a positive number"),
         ({"tile_size_um": None, "unit": None}, {"mpp": 0.5}, r"no attribute 'unit' or 'tile_size_um'.*STAMP 1"),
-        ({"feat_type": "slide"}, {"mpp": 0.5}, r"features of a slide, not of its patches"),
+        ({"feat_type": "slide"}, {"mpp": 0.5}, r"'feat_type' is 'slide'"),
         ({"tile_size_um": 100.0}, {"mpp": 0.5}, r"mostly steps by 256 level-0 pixels.*state 200"),
         (
             {},

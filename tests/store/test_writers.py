@@ -75,7 +75,7 @@ def test_tensors_hold_any_bag(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ("{", "'abbe_bag' in the header is not JSON"),
+        ("{", "'abbe_bag' in the header is not valid JSON"),
         ('{"mpp": "half"}', "'mpp' is 'half'; expected a positive number"),
         ("{}", "'patch_size_level0' in the header; give the patch size with --patch-size-level0"),
         ('{"patch_size_level0": 256, "stride_level0": 200}', "mostly steps by 256 level-0 pixels.*state 200"),

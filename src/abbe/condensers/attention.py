@@ -41,7 +41,7 @@ class Attention(Condenser):
         return ("attention",)
 
     def scores(self, rows_TD: Tensor) -> Tensor:
-        """[T] float32."""
+        """Attention score of each row, [T] float32, before the softmax."""
         return self.scorer(rows_TD.to(self.scorer.both.weight.dtype)).float()
 
     def condense(self, batch: TokenBatch, budgets: list[int], *, soft: bool, predictions: bool = False) -> Condensed:

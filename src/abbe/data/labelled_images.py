@@ -107,7 +107,7 @@ def _members(source: Path) -> list[str]:
     return sorted(path for path in kept if path.lower().endswith(SUFFIXES))
 
 
-def passed_over(others: dict[str, int]) -> list[str]:
+def skipped_classes(others: dict[str, int]) -> list[str]:
     """A line that lists the skipped classes, if any."""
     named = ", ".join(f"{name} ({count})" for name, count in sorted(others.items()))
     return [f"skipped images of other classes: {named}"] if named else []

@@ -48,8 +48,10 @@ def read_split_tables(train: str | Path, val: str | Path, test: str | Path, *, l
     first = tables["train"]
     for split, table in tables.items():
         if set(table.columns) != set(first.columns):
-            odd = sorted(set(table.columns) ^ set(first.columns))
-            raise TableError(f"{table.path}: columns differ from those of {first.path}: {odd} are in only one of them")
+            unshared = sorted(set(table.columns) ^ set(first.columns))
+            raise TableError(
+                f"{table.path}: columns differ from those of {first.path}: {unshared} are in only one of them"
+            )
         if "split" in table.columns:
             raise TableError(f"{table.path}: already has a column 'split'; use read_labels with a single table instead")
         table.filled(["slide_id", "case_id", label])

@@ -47,7 +47,7 @@ def training(path: Path, run: InspectSettings) -> Finding:
     """Inspect a training checkpoint."""
     found = checkpoint.load(path)
     if found is None:
-        raise CheckpointError(f"{path}: no whole checkpoint: the run was stopped while it wrote its first")
+        raise CheckpointError(f"{path}: no complete checkpoint: the run was stopped while it wrote the first one")
     tensors, values = found
     facts = {name: value for name, value in values.items() if isinstance(value, int | float | str)}
     facts["tensors"] = len(tensors)

@@ -62,7 +62,7 @@ def _items(path: Path) -> list[tuple[Path, Look | None]]:
     if any(file.suffix.lower() in SUFFIXES for file in below):
         for found in find_slides([path]):
             items |= dict.fromkeys(found.files, slides.part)  # only the first file of a slide is inspected
-            items[found.path] = slides.odd(found.problem) if found.problem else slides.whole(found)
+            items[found.path] = slides.not_a_slide(found.problem) if found.problem else slides.whole(found)
     others = 0
     for file in below:
         if file not in items:
@@ -93,7 +93,7 @@ def _whole_folder(folder: Path) -> Look | None:
 def _look(path: Path) -> Look:
     """Inspector for a file, chosen by suffix, and by content if a suffix has several meanings."""
     if not path.is_file():
-        return slides.odd("a broken link" if path.is_symlink() else "not a regular file")
+        return slides.not_a_slide("a broken link" if path.is_symlink() else "not a regular file")
     suffix = path.suffix.lower()
     if suffix == ".safetensors":
         return models.tokens if models.is_tokens(path) else bags.bag

@@ -29,7 +29,7 @@ def whole(found: FoundSlide) -> Callable[[Path, InspectSettings], Finding]:
     return look
 
 
-def odd(reason: str) -> Callable[[Path, InspectSettings], Finding]:
+def not_a_slide(reason: str) -> Callable[[Path, InspectSettings], Finding]:
     """Inspector for a file that has the suffix of a slide but is not one."""
     return lambda path, run: Finding(
         printable(path), "not a slide", {}, [f"{reason}; `abbe encode` skips it"], readable=False

@@ -1,1 +1,1 @@
-"""What answers from tokens: the classifier, and saving and loading."""
+"""The classifier of tokens, and saving and loading it."""

@@ -102,7 +102,7 @@ def _read_config(path: Path) -> tuple[Any, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise CheckpointError(f"{path}: not JSON ({error})") from error
+        raise CheckpointError(f"{path}: not valid JSON ({error})") from error
     kind = values.pop("model_type", None)
     if kind is None and (path.parent / "model" / CONFIG).is_file():
         raise CheckpointError(f"{path.parent}: this is a run; its model is {path.parent / 'model'}")

@@ -49,7 +49,7 @@ class TorchMILHead(nn.Module):
             raise ConfigError(f"{name}: a head needs at least two classes, got {classes}")
         if name == "dsmil" and classes > 2:
             raise ConfigError(
-                f"dsmil: torchmil's DSMIL selects its critical patch by one logit, so it serves two classes, not "
+                f"dsmil: torchmil's DSMIL selects its critical patch by one logit, so it supports two classes, not "
                 f"{classes}; use abmil, clam or transmil"
             )
         self.name, self.classes = name, classes

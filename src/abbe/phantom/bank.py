@@ -1,7 +1,7 @@
 """A bank: encoded patches of every class, each belonging to one split. `build_bank` renders and encodes them.
 
-A feature-level slide is rows drawn from a bank, so thousands of slides take minutes. No patch serves two splits: what
-a model learns about a patch in training cannot help it in testing. Banks of real patches: `abbe.phantom.mosaic`.
+A feature-level slide is rows drawn from a bank, so thousands of slides take minutes. No patch is in two splits: what a
+model learns about a patch in training cannot help it in testing. Banks of real patches: `abbe.phantom.mosaic`.
 """
 
 from __future__ import annotations

@@ -15,10 +15,10 @@ def number(*key: object) -> int:
 
 
 def pick(items: Sequence[T], *key: object) -> T:
-    """One of the items."""
+    """One of the items, chosen by the key."""
     return items[number(*key) % len(items)]
 
 
 def shuffled(items: Iterable[T], *key: object) -> list[T]:
-    """The items in random order. Their `repr` must differ."""
+    """The items in an order that depends only on the key and on each item's `repr`, which must differ."""
     return sorted(items, key=lambda item: number(*key, item))

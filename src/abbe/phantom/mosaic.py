@@ -43,7 +43,7 @@ def mosaic_classes(plan: MosaicBankPlan) -> TissueClasses:
 def build_mosaic_bank(plan: MosaicBankPlan, folder: str | Path, *, workers: int | None = None) -> PatchBank:
     """The bank of this plan in `folder`: read if it is there, encoded otherwise.
 
-    Splits are drawn after reading, so one folder serves all five. A group has one name in all classes and one split.
+    Splits are drawn after reading, so all five share one folder. A group has one name in all classes and one split.
     Patches that cannot be decoded are left out and named in bank.json. Raises InputError if `folder` holds another
     bank, if patches have another size, and if a class has too few groups.
     """
@@ -147,8 +147,8 @@ def _split(plan: MosaicBankPlan, arrays: Arrays, groups: Sequence[str]) -> np.nd
             sizes[smallest] += 1
         if sizes.min() == 0:
             raise InputError(
-                f"mosaic: class {classes[cls]!r} has {len(members)} groups, too few for {SPLITS_OF_GROUPS} parts, or "
-                "too many that it shares with other classes"
+                f"mosaic: class {classes[cls]!r} has {len(members)} groups, which cannot be divided into "
+                f"{SPLITS_OF_GROUPS} parts: there are too few, or too many of them also have patches of other classes"
             )
     turned = (part[arrays["group"]] - plan.split) % SPLITS_OF_GROUPS
     return np.where(turned == 0, 2, np.where(turned == 1, 1, 0)).astype(np.int64)

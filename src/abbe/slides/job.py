@@ -79,7 +79,7 @@ def encode_one(job: Job, slide: FoundSlide, bar: Progress) -> Outcome:
         return outcome(*(ending or _encode(job, slide, record, bar)))
     except SlideError as error:
         return outcome("failed", error.stage, error.reason)
-    except Exception as error:  # noqa: BLE001  our own defect in one slide is recorded as such; the batch goes on
+    except Exception as error:  # noqa: BLE001  our own defect in one slide is recorded as such; the run continues
         return outcome("failed", "internal", f"{type(error).__name__}: {error}")
 
 

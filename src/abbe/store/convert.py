@@ -36,7 +36,7 @@ def convert_bags(
 ) -> list[Outcome]:
     """Convert files and folders of files; outcomes in the order of the inputs, also committed to out/outcomes.csv.
 
-    A file that fails is a row; the run goes on. `facts` supplies the mpp and level-0 size that neither the file nor
+    A file that fails is a row; the run continues. `facts` supplies the mpp and level-0 size that neither the file nor
     the options state. Raises InputError before any work for a path that does not exist.
     """
     settings, out = settings or ConvertSettings(), Path(out)
@@ -90,8 +90,8 @@ def _one(job: _Job, file: FeatureFile) -> Outcome:
     started, stage, patches = time.monotonic(), "find", 0
     shown = printable(file.path)
     try:
-        if file.odd:
-            return Outcome(file.slide_id, shown, "skipped", stage, file.odd)
+        if file.skip:
+            return Outcome(file.slide_id, shown, "skipped", stage, file.skip)
         stage = "read"
         layout = _layout(job, file.path)
         geometry = _geometry_file(file.path, layout)
@@ -205,7 +205,7 @@ def source_sha256(path: Path) -> str:
 def _finished(job: _Job, file: FeatureFile, record: dict[str, Any], targets: Sequence[Path]) -> int | None:
     """Number of patches if an earlier run with the same options converted the same file; None if it must be converted.
 
-    Raises StoreError instead of overwriting what was made differently.
+    Raises StoreError instead of overwriting a file made with other settings.
     """
     words = {
         "source": f"another version of {record['source']}",

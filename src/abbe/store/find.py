@@ -15,11 +15,11 @@ from abbe.store.walk import files_below
 
 @dataclass(frozen=True)
 class FeatureFile:
-    """One file (or .zarr store) and its slide id. odd: the reason to skip it, or ""."""
+    """One file (or .zarr store) and its slide id. skip: the reason to skip it, or ""."""
 
     slide_id: str
     path: Path
-    odd: str = ""
+    skip: str = ""
 
 
 def find_features(
@@ -29,8 +29,8 @@ def find_features(
 
     The slide id is the stem of the file. If several files have the same stem, their id is the path relative to their
     common folder, with suffix, and with `__` for `/`. CLAM writes two files per slide (`h5_files/x.h5`,
-    `pt_files/x.pt`): the h5 is used and the other is listed as odd, like files of patches without features. Hidden
-    files, sidecars and other suffixes are not listed.
+    `pt_files/x.pt`): the h5 is used and the other gets a reason to skip it, as do files of patches without features.
+    Hidden files, sidecars and other suffixes are not listed.
 
     Raises InputError for a path that does not exist, folders without feature files, and two files with the same id.
     """
@@ -55,18 +55,18 @@ def find_features(
     distinct: dict[str, Path] = {}
     for path in found:
         distinct.setdefault(os.path.normpath(path.absolute()), path)
-    files = [FeatureFile(printable(path.stem), path, _odd(path)) for path in distinct.values()]
+    files = [FeatureFile(printable(path.stem), path, _why_skip(path)) for path in distinct.values()]
     by_stem: dict[str, list[Path]] = {}
     for file in files:
-        if not file.odd:
+        if not file.skip:
             by_stem.setdefault(file.slide_id, []).append(file.path)
     files = [
-        file if file.odd or len(by_stem[file.slide_id]) == 1 else _with_path_as_id(file, by_stem[file.slide_id])
+        file if file.skip or len(by_stem[file.slide_id]) == 1 else _with_path_as_id(file, by_stem[file.slide_id])
         for file in files
     ]
     by_id: dict[str, Path] = {}
     for file in files:
-        other = file.path if file.odd else by_id.setdefault(file.slide_id, file.path)
+        other = file.path if file.skip else by_id.setdefault(file.slide_id, file.path)
         if other != file.path:
             raise InputError(f"{other} and {file.path} have the same id, {file.slide_id!r}; rename one of them")
     return files
@@ -85,7 +85,7 @@ def _is_store(path: Path) -> bool:
     return path.suffix.lower() == ZARR
 
 
-def _odd(path: Path) -> str:
+def _why_skip(path: Path) -> str:
     if not path.is_file() and not (path.is_dir() and _is_store(path)):
         # Do not open it: reading from a pipe may never return.
         return "a broken link" if path.is_symlink() else "not a regular file (a pipe, a socket or a device)"

@@ -131,7 +131,9 @@ def made_before(
     reasons = {(words or {}).get(key.partition(".")[0], f"{key} is {values}") for key, values in different.items()}
     if set(record) - set(old):
         reasons = {"another command, or another version of Abbe, made it"}
-    raise StoreError(f"{path} was made differently: {'; '.join(sorted(reasons))}; use --overwrite, or another --out")
+    raise StoreError(
+        f"{path} was made from other inputs or settings: {'; '.join(sorted(reasons))}; use --overwrite or another --out"
+    )
 
 
 def flat(value: Mapping[str, Any], *, ignore: Collection[str] = (), prefix: str = "") -> dict[str, Any]:

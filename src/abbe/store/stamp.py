@@ -47,7 +47,7 @@ def read(path: Path, overrides: Overrides) -> Bag:
         attributes = file.attributes()
     kind, encoder = text(attributes.get("feat_type")), text(attributes.get("extractor"))
     if kind not in (None, "tile"):
-        raise BagError(f"{path}: attribute 'feat_type' is {kind!r}: features of a {kind}, not of its patches")
+        raise BagError(f"{path}: attribute 'feat_type' is {kind!r}; expected 'tile', features of patches")
     if coords is None:
         return assemble(path, features, None, None, overrides, name="feats", encoder=encoder)
     tile_um = _tile_um(path, attributes)

@@ -88,7 +88,7 @@ def _stated(path: Path, header: dict[str, str]) -> dict[str, Any]:
     try:
         stated = json.loads(header.get(_HEADER, "{}"))
     except (ValueError, RecursionError) as error:
-        raise BagError(f"{path}: {_HEADER!r} in the header is not JSON ({error})") from error
+        raise BagError(f"{path}: {_HEADER!r} in the header is not valid JSON ({error})") from error
     if not isinstance(stated, dict):
         raise BagError(f"{path}: {_HEADER!r} in the header is not a JSON object")
     if not isinstance(stated.get("encoder", ""), str):

@@ -45,7 +45,7 @@ def save(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> No
 def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """(tensors, values) of the newest whole checkpoint in `folder`, or None if there is none.
 
-    One that a stopped run left unfinished is passed over. Raises CheckpointError for one that was whole and is damaged
+    One that a stopped run left unfinished is skipped. Raises CheckpointError for one that was whole and is damaged
     now, and for one of another version of Abbe.
     """
     if (folder / VALUES).is_file():

@@ -39,7 +39,7 @@ class MosaicCohort:
     """print the result as JSON"""
 
     def run(self) -> int:
-        from abbe.data.labelled_images import passed_over
+        from abbe.data.labelled_images import skipped_classes
         from abbe.phantom.mosaic import build_mosaic_bank
         from abbe.phantom.writer import write_cohort
 
@@ -51,7 +51,7 @@ class MosaicCohort:
         broken, others = about["broken"], about["other_classes"]
         probe = record["difficulty"]["probe_a_b"]
         lines = [f"{record['slides']} mosaics in {self.out}; single-patch probe {plan.a}–{plan.b} {probe:.3f}"]
-        lines += passed_over(others)
+        lines += skipped_classes(others)
         lines += [f"left out: {name}: {reason}" for name, reason in broken.items()]
         result("\n".join(lines), {**record, "broken": broken, "other_classes": others}, json_output=self.json)
         return 1 if broken else 0

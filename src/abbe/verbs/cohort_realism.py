@@ -30,11 +30,11 @@ class Realism(RealismSettings):
     """print the result as JSON"""
 
     def run(self) -> int:
-        from abbe.data.labelled_images import passed_over
+        from abbe.data.labelled_images import skipped_classes
         from abbe.phantom.realism import realism
 
         found = realism(self)
         value, counts = found["balanced_accuracy"], found["patches"]
         text = f"balanced accuracy {value:.3f}: {counts['rendered']} rendered and {counts['real']} real patches"
-        result("\n".join([text, *passed_over(found["other_classes"])]), found, json_output=self.json)
+        result("\n".join([text, *skipped_classes(found["other_classes"])]), found, json_output=self.json)
         return 1 if found["broken"] else 0

@@ -49,7 +49,9 @@ class ExportHeatmap:
         from abbe.view.heatmap import draw
 
         if (self.tokens is None) == (self.model is None):
-            raise ConfigError("give either --tokens, or --model to condense the slide now")
+            raise ConfigError(
+                "give exactly one of --tokens (of this slide) and --model (which condenses the slide now)"
+            )
         if self.tokens is not None:
             tokens = read_tokens(self.tokens)
         else:

@@ -42,7 +42,7 @@ def sample(model: Classifier, place: Path, patches: int, *, name: str, seed: int
     Slides without patches are left out, and so are slides beyond the number of patches; `slides` counts the others.
     Raises InputError if there is no feature file, BagError if a file has another encoder or width than the model.
     """
-    files = [file.path for file in find_features([place]) if not file.odd]
+    files = [file.path for file in find_features([place]) if not file.skip]
     files = [file for file in files if peek_bag(file)[0]]
     if not files:
         raise InputError(f"{place}: no feature file with patches")

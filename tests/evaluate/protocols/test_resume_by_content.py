@@ -1,4 +1,4 @@
-"""A run goes on, or answers from memory, only from what it was made from; stopped at any rename, it ends the same."""
+"""A run is resumed or read back only with unchanged inputs; stopped at any rename, it ends with the same result."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def _inputs(settings: HoldoutSettings, cohort: Cohort) -> dict[str, Any]:
 
 
 def _check_inputs(path: Path, inputs: dict[str, Any]) -> None:
-    """Refuse to go on with other labels, features or weights than the run began with, or to answer from memory."""
+    """Refuse to resume or to read back a run whose labels, features or initial weights have changed."""
     if path.is_file():
         old = json.loads(path.read_text(encoding="utf-8"))
         check_unchanged(path, old, inputs, what="inputs", remedy=_REMEDY)

@@ -21,6 +21,8 @@ from abbe.slides.patch_encoders.loading import hub_errors, import_extra, safe_na
 from abbe.slides.patch_encoders.patches import check_patches
 from abbe.slides.patch_encoders.timm_models import CLASS_AND_MEAN, ModelCard, model_card
 
+# Model classes for which timm itself always sets `pretrained_strict`, to True.
+_STRICT_CLASSES = ("MobileNetV3",)
 _EXAMPLES = {"hf-hub": "timm:hf-hub:OWNER/NAME", "local-dir": "timm:local-dir:PATH"}
 # What timm and torch raise for files that contradict each other: an unknown argument, a wrong type, shape or key.
 _MODEL_ERRORS = (
@@ -111,17 +113,46 @@ def _load(model: str, card: ModelCard) -> torch.nn.Module:
     with _model_errors(model), hub_errors(model):
         # timm reads weights as tensors only. It refuses missing and unexpected keys only if model and config have the
         # same number of classes: load the weights with their classifier, then leave it out.
-        whole: torch.nn.Module = timm.create_model(model, pretrained=True, **options)
+        whole = _create_strict(model, options)
         classes = getattr(whole, "num_classes", 0)
         if classes != whole.pretrained_cfg.get("num_classes", classes):  # type: ignore[operator,union-attr]
             options["pretrained_cfg_overlay"] = {"num_classes": classes}
-            whole = timm.create_model(model, pretrained=True, **options)
+            whole = _create_strict(model, options)
         if not classes:
             return whole
         features: torch.nn.Module = timm.create_model(model, **{**options, "num_classes": 0})
         weights = whole.state_dict()
         features.load_state_dict({key: weights[key] for key in features.state_dict()})
     return features
+
+
+def _create_strict(model: str, options: dict[str, Any]) -> torch.nn.Module:
+    """The model with weights whose keys timm has checked. ConfigError for families that timm loads without a check."""
+    import timm
+
+    try:
+        whole: torch.nn.Module = timm.create_model(model, pretrained=True, pretrained_strict=True, **options)
+    except TypeError as error:
+        if "pretrained_strict" not in str(error):
+            raise
+        # The family sets the argument itself. The model without weights tells which family it is.
+        if type(timm.create_model(model, **options)).__name__ not in _STRICT_CLASSES:
+            raise _unchecked(model) from error
+        return timm.create_model(model, pretrained=True, **options)
+    kind, name = type(whole).__name__, str(whole.pretrained_cfg.get("architecture"))  # type: ignore[operator,union-attr]
+    # timm replaces the argument by False for these.
+    if kind == "DaVit" and name.endswith("_fl"):
+        raise _unchecked(model)
+    if kind == "VisionTransformer" and "siglip" in name and whole.global_pool != "map":
+        raise _unchecked(model)
+    return whole
+
+
+def _unchecked(model: str) -> ConfigError:
+    return ConfigError(
+        f"timm:{model}: timm loads this model without checking that the weights fit it, so missing weights would be "
+        "random; use another model (of SigLIP, one with attention pooling: no 'gap' in its name)"
+    )
 
 
 def _check_folder(folder: Path) -> None:
