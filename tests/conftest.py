@@ -31,5 +31,5 @@ def data() -> Path:
     """The folder of real slides, patches and tables; ABBE_DATA, or shared/data beside the checkout."""
     folder = Path(os.environ.get("ABBE_DATA", ROOT.parent / "shared" / "data"))
     if not (folder / "slides").is_dir():
-        pytest.skip(f"no real slides: {folder} is absent (set ABBE_DATA)")
+        pytest.skip(f"real slides and tables, in {folder}, are absent; CONTRIBUTING.md says where each file is from")
     return folder

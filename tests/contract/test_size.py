@@ -37,7 +37,7 @@ print(json.dumps({
 
 
 def measure(name: str) -> dict[str, float]:
-    done = subprocess.run([sys.executable, "-c", SCRIPT, name], capture_output=True, text=True, timeout=280)
+    done = subprocess.run([sys.executable, "-c", SCRIPT, name], capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
 

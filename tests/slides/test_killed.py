@@ -47,7 +47,7 @@ class Runs:
         )
 
     def finish(self) -> None:
-        assert self.start().wait(timeout=120) == 1  # one of the slides is broken
+        assert self.start().wait(timeout=900) == 1  # one of the slides is broken
 
     def outcomes(self) -> list[dict[str, str]]:
         return [{key: value for key, value in row.items() if key != "seconds"} for row in rows(self.out)]
@@ -133,7 +133,7 @@ def kill_once(runs: Runs, draw: random.Random, *, aimed: bool) -> str:
     run.kill()
     if run.wait() != -9:
         return "ended before"
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 600
     while any(map(alive, readers)):
         assert time.monotonic() < deadline, "a reader outlived the run"
         time.sleep(0.01)
@@ -143,7 +143,7 @@ def kill_once(runs: Runs, draw: random.Random, *, aimed: bool) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(5400)
 def test_killed_at_random_moments_the_end_is_the_same(runs: Runs) -> None:
     draw = random.Random(0)
     hit: Counter[str] = Counter()

@@ -113,7 +113,7 @@ def test_an_interrupted_run_writes_its_outcomes(tmp_path):
     while not features_of(out, "s00").exists() and run.poll() is None:
         time.sleep(0.01)
     run.send_signal(signal.SIGINT)
-    _, said = run.communicate(timeout=60)
+    _, said = run.communicate(timeout=900)
     assert run.returncode == 130, said
     found = [row["outcome"] for row in rows(out)]
     assert len(found) == len(slides)

@@ -369,8 +369,6 @@ def test_a_pickle_that_kills_its_process_is_a_row(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_pickle_that_takes_for_ever_is_stopped(tmp_path: Path) -> None:
-    path = pickled(tmp_path / "a.npy", Evil(time.sleep, 60))
-    started = time.monotonic()
+    path = pickled(tmp_path / "a.npy", Evil(time.sleep, 3600))
     with pytest.raises(BagError, match=r"unpickling took more than 1 s and was stopped"):
         pickles.read_pickled(path, time_limit=1)
-    assert time.monotonic() - started < 30

@@ -49,7 +49,7 @@ def launch(arguments: list[str], *, processes: int) -> None:
     if processes > 1:
         command += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=240, env=environment)
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=1500, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
 
 

@@ -392,7 +392,7 @@ def test_a_gated_model_says_how_to_get_access(tmp_path):
     places = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)}
     try:
         command = [sys.executable, "-c", _ASK]
-        done = subprocess.run(command, env={**os.environ, **places}, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, env={**os.environ, **places}, capture_output=True, text=True, timeout=900)
     finally:
         server.shutdown()
         server.server_close()
