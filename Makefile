@@ -15,7 +15,7 @@ help:
 	@echo "make test   every test"
 	@echo "make check  format, lint, types, layers and the fast tests"
 	@echo "make docs   the documentation site, in site/; rewrites the table of condensers in docs/methods/baselines.md"
-	@echo "make kills  encode killed 50 times at random and resumed (about 5 minutes)"
+	@echo "make kills  encode killed 50 times at random, training at every write, and resumed (about 10 minutes)"
 	@echo "make bench  the benchmarks behind benchmarks/results (about an hour on two cores)"
 	@echo "make clean  remove .venv, site/ and caches"
 
@@ -56,6 +56,7 @@ bench: $(INSTALLED)
 
 kills: $(INSTALLED)
 	ABBE_KILLS=50 $(BIN)/python -m pytest tests/slides/test_killed.py -s
+	ABBE_KILLS=1000 $(BIN)/python -m pytest tests/evaluate/protocols/test_resume_by_content.py -s
 
 clean:
 	rm -rf $(VENV) build dist site .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

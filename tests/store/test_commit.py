@@ -117,3 +117,12 @@ def test_verify_finds_every_kind(tmp_path: Path) -> None:
         "torn.txt": "torn",
         "unreadable.txt": "sidecar",
     }
+
+
+def test_only_temporaries_of_killed_runs_are_removed(tmp_path: Path) -> None:
+    left = [".a.0123abcd.tmp.csv", ".a.csv.sha256.json.0123abcd.tmp", ".mine.tmp", "b.tmp", ".c.0123abcd.tmpx"]
+    (tmp_path / "model").mkdir()
+    for name in left:
+        (tmp_path / "model" / name).write_text("x")
+    commit.remove_temporaries(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == sorted(left[2:])

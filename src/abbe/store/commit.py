@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from abbe.errors import StoreError
 from abbe.version import __version__
 
 SIDECAR = ".sha256.json"
+_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}\.tmp(\..*)?")
 State = Literal["done", "missing", "unsigned", "torn", "altered"]
 
 
@@ -124,6 +126,13 @@ def file_sha256(path: str | Path) -> str:
 def printable(path: str | Path) -> str:
     """A path, or text that contains paths, as valid UTF-8: bytes of a name that are not UTF-8 become \\xNN."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove temporary files that a killed run left in `folder`, which no other process may be writing to."""
+    for path in folder.rglob(".*.tmp*"):
+        if _TEMPORARY.fullmatch(path.name) and path.is_file():
+            path.unlink()
 
 
 def _usual_mode(path: Path) -> int:

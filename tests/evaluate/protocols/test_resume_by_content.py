@@ -5,7 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
+import shutil
 import signal
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -110,21 +114,32 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def in_a_child(run: HoldoutSettings, out: Path, *, stop_at: int | None) -> tuple[int, int]:
-    """(exit status, renames made) of a run in a forked process, killed right after its `stop_at`-th rename."""
+    """(exit status, number of points) of a run in a forked process, killed at its `stop_at`-th point.
+
+    Points are the moments before and after every fsync and every rename.
+    """
     read, write = os.pipe()
     child = os.fork()
     if child == 0:  # pragma: no cover
-        made, replace = 0, Path.replace
+        made = 0
 
-        def counted(self: Path, target: Any) -> Path:
+        def point() -> None:
             nonlocal made
-            result = replace(self, target)
             made += 1
             if made == stop_at:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return result
 
-        Path.replace = counted  # type: ignore[method-assign]
+        def watched(call: Callable[..., Any]) -> Callable[..., Any]:
+            def around(*arguments: Any) -> Any:
+                point()
+                result = call(*arguments)
+                point()
+                return result
+
+            return around
+
+        Path.replace = watched(Path.replace)  # type: ignore[method-assign]
+        os.fsync = watched(os.fsync)
         status = 1
         try:
             train_classifier(run, out)
@@ -140,17 +155,24 @@ def in_a_child(run: HoldoutSettings, out: Path, *, stop_at: int | None) -> tuple
 
 
 @pytest.mark.slow
-def test_stopped_after_any_rename_the_same_command_ends_with_the_same_bytes(tmp_path: Path) -> None:
+def test_stopped_at_any_write_the_same_command_ends_with_the_same_bytes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ABBE_KILLS: number of random points to stop at (`make kills`: all of them)."""
     features, labels = write_cohort(tmp_path, patients=14, n=6)
     run = settings(features, labels)
     torch.set_num_threads(1)
-    status, renames = in_a_child(run, tmp_path / "whole", stop_at=None)
+    status, points = in_a_child(run, tmp_path / "whole", stop_at=None)
     assert status == 0
     wanted = contents(tmp_path / "whole")
-    assert renames >= 20
-    for number in range(1, renames + 1):
+    assert points >= 100
+    kills = min(points, int(os.environ.get("ABBE_KILLS", "12")))
+    for number in sorted(random.Random(0).sample(range(1, points + 1), kills)):
         out = tmp_path / f"stopped-{number}"
         assert in_a_child(run, out, stop_at=number)[0] == -signal.SIGKILL, number
-        assert in_a_child(run, out, stop_at=None)[0] == 0, f"stopped after rename {number}, it does not go on"
-        assert contents(out) == wanted, f"stopped after rename {number}, other bytes"
+        assert in_a_child(run, out, stop_at=None)[0] == 0, f"stopped at point {number} of {points}, it does not resume"
+        assert contents(out) == wanted, f"stopped at point {number} of {points}: other bytes"
         assert verify(out)[1] == [], number
+        shutil.rmtree(out)
+    with capsys.disabled():
+        sys.stdout.write(f"stopped at {kills} of {points} points of writing, each resumed to the same bytes\n")
