@@ -111,8 +111,9 @@ def fit(
     sampling: weight of each training sample; an epoch draws as many samples with replacement. None: each sample once.
     resume: resume from the checkpoint in `folder`; in one process the result is bit-identical to an uninterrupted run.
 
-    A condenser with a training schedule is trained to the end of the schedule: early stopping is off, and best weights
-    are selected only from epochs in which the condenser is `settled`.
+    A condenser with a training schedule is trained to the end of the schedule: early stopping is off, and only epochs in
+    which the condenser is `settled` can have the best weights or lower the rate on a plateau. Before that, validation
+    measures hard selection with weights that are still trained for a soft one.
 
     Raises DivergedError for a loss or weights that are not finite, CheckpointError for a damaged checkpoint.
     """
@@ -161,10 +162,12 @@ def fit(
             }
             _check_finite(row, bare)
             monitored = _monitored(row, recipe)
-            schedule.after_epoch(monitored)
+            settled = all(condenser.settled for condenser in scheduled)
+            if settled:
+                schedule.after_epoch(monitored)
             at.history.append(row)
             key = (monitored if recipe.monitor == "loss" else -monitored, row["val_task"])
-            if all(condenser.settled for condenser in scheduled) and key < at.best:
+            if settled and key < at.best:
                 at.best, at.best_epoch = key, at.epoch
                 best = _copy_of(bare)
             at.epoch += 1
