@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -80,13 +81,14 @@ def test_no_patch_is_in_the_bank_twice(made):
 
 def test_every_patch_is_cut_from_a_world_of_its_own(monkeypatch):
     """No two share a seed and a place, so no two can show the same tissue, in another stain either."""
-    worlds = []
+    worlds, phases = [], []
 
-    def render(x0, y0, width, height, cls, *, stain, seed):
+    def captured(x0, y0, side, cls, *, phase, stain, seed):
         worlds.append((x0, y0, seed))
-        return np.zeros((height, width, 3), np.uint8)
+        phases.append(phase)
+        return np.zeros((side, side, 3), np.uint8)
 
-    monkeypatch.setattr(module, "render", render)
+    monkeypatch.setattr(module, "captured", captured)
     monkeypatch.setattr(module, "PATCH_SIZE", 1)
     plan = BankPlan()
     for cls in range(len(TISSUE_CLASSES)):
@@ -95,6 +97,8 @@ def test_every_patch_is_cut_from_a_world_of_its_own(monkeypatch):
                 cell_patches(plan, cls, site, setting)
     assert len(worlds) == 3456
     assert len({seed for _, _, seed in worlds}) == len({place[:2] for place in worlds}) == 3456
+    # The JPEG grid lies everywhere: each of its 16 x 16 phases occurs, about 13 times.
+    assert set(phases) == {(x, y) for x in range(16) for y in range(16)}
 
 
 @pytest.mark.slow
@@ -199,6 +203,15 @@ def test_a_bank_of_another_version_is_refused(quick, tmp_path):
     build_bank(PLAN, tmp_path, workers=1)
     commit.write_json(tmp_path / "bank.json", {"plan": asdict(PLAN)}, format=module.FORMAT, version=99)
     with pytest.raises(ValueError, match=r"bank\.json: format 'abbe-bank' version 99, expected 'abbe-bank' version 1"):
+        build_bank(PLAN, tmp_path, workers=1)
+
+
+def test_a_bank_that_saw_no_jpeg_is_refused_as_version_1(quick, tmp_path):
+    build_bank(PLAN, tmp_path, workers=1)
+    record = json.loads((tmp_path / "bank.json").read_text())
+    assert record["plan"].pop("phantom_version") == 2
+    commit.write_json(tmp_path / "bank.json", record, format=module.FORMAT, version=module.VERSION)
+    with pytest.raises(ValueError, match=r"bank\.json: .*phantom_version is 1 there and 2 here"):
         build_bank(PLAN, tmp_path, workers=1)
 
 

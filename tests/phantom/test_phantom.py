@@ -16,6 +16,8 @@ import pytest
 from abbe.data import SPLITS
 from abbe.data.labels import read_labels
 from abbe.errors import StoreError
+from abbe.inspection.finding import InspectSettings
+from abbe.inspection.paths import inspect_paths
 from abbe.phantom import bank as bank_module
 from abbe.phantom import writer
 from abbe.phantom.bank import EncoderVersion, PatchBank
@@ -270,6 +272,21 @@ def test_a_cohort_of_another_version_is_refused(small, rows):
     commit.write_json(out / "cohort.json", record, format="abbe-cohort", version=99)
     with pytest.raises(ValueError, match=r"cohort\.json: format 'abbe-cohort' version 99"):
         write_cohort(out, plan, rows)
+
+
+def test_a_cohort_of_patches_that_saw_no_jpeg_is_of_version_1(small, rows):
+    """Whether it is complete or not; `abbe inspect` says its version too."""
+    plan, out = small
+    assert inspect_paths([out], InspectSettings())[0].facts["phantom version"] == 2
+    for name, form in (("cohort.json", writer.FORMAT), ("plan.json", writer.PLAN_FORMAT)):
+        record = json.loads((out / name).read_text(encoding="utf-8"))
+        assert record["parameters"]["bank"].pop("phantom_version") == 2
+        commit.write_json(out / name, record, format=form, version=writer.VERSION)
+    assert inspect_paths([out], InspectSettings())[0].facts["phantom version"] == 1
+    for name in ("cohort.json", "plan.json"):
+        with pytest.raises(ValueError, match=rf"{name}: .*bank\.phantom_version is 1 there and 2 here"):
+            write_cohort(out, plan, rows)
+        (out / name).unlink()
 
 
 def test_the_ceiling_counts_b_for_and_a_against(out, rows, labels):

@@ -20,8 +20,9 @@ from safetensors.numpy import load_file, save_file
 from abbe.console import progress
 from abbe.errors import InputError
 from abbe.phantom.classes import PHANTOM, TissueClasses
-from abbe.phantom.render.tissue import MPP, TISSUE_CLASSES, render, site_stain
-from abbe.phantom.settings import BankPlan, MosaicBankPlan
+from abbe.phantom.render.capture import MCU, captured
+from abbe.phantom.render.tissue import MPP, TISSUE_CLASSES, site_stain
+from abbe.phantom.settings import PHANTOM_VERSION, BankPlan, MosaicBankPlan, with_version
 from abbe.slides.patch_encoders import PatchEncoder, create_patch_encoder
 from abbe.store import commit
 from abbe.store.resume import plain, read_previous_record
@@ -103,6 +104,8 @@ def plan_record(
     """A plan in plain JSON values, with the hashes of its sources instead of their paths."""
     record = {name: value for name, value in plain(asdict(plan)).items() if name not in ("patches", "index")}
     record["encoder_version"] = encoder.version
+    if isinstance(plan, BankPlan):
+        record["phantom_version"] = PHANTOM_VERSION
     if encoder.name != plan.encoder:
         record["encoder_name"] = encoder.name
     return {**record, "sources": sources} if sources else record
@@ -153,7 +156,7 @@ def read_or_make(
     Raises InputError if `folder` holds a bank whose plan is not `wanted`.
     """
     tensors, path = folder / "bank.safetensors", folder / "bank.json"
-    record = read_previous_record(path, format=format, version=version, key="plan", wanted=wanted)
+    record = read_previous_record(path, format=format, version=version, key="plan", wanted=wanted, earlier=with_version)
     if record is not None and commit.is_done(tensors):
         return load_file(tensors), record
     arrays, about = make()
@@ -205,9 +208,10 @@ def cell_patches(plan: BankPlan, cls: int, site: int, setting: int) -> np.ndarra
     stain = site_stain(site, setting, plan.seed)
     places = rng.integers(0, _WORLD, size=(sum(per_cell(plan, cls)), 2))
     seeds = rng.integers(0, 2**31, size=len(places))
+    phases = rng.integers(0, MCU, size=places.shape)
     patches = [
-        render(int(x), int(y), PATCH_SIZE, PATCH_SIZE, cls, stain=stain, seed=int(seed))
-        for (x, y), seed in zip(places, seeds, strict=True)
+        captured(int(x), int(y), PATCH_SIZE, cls, phase=(int(dx), int(dy)), stain=stain, seed=int(seed))
+        for (x, y), (dx, dy), seed in zip(places, phases, seeds, strict=True)
     ]
     return np.stack(patches)
 
