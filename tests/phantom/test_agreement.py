@@ -38,7 +38,7 @@ def plan_of(cls: int) -> BankPlan:
 def made_bank(parallel: Parallel) -> PatchBank:
     version = encoder_version(PLAN.encoder)
     cells = list(np.ndindex(len(TISSUE_CLASSES), PLAN.sites, SETTINGS))
-    features = parallel(delayed(encode_cell)(plan_of(cell[0]), version, *cell) for cell in cells)
+    features = [rows for rows, _ in parallel(delayed(encode_cell)(plan_of(cell[0]), version, *cell) for cell in cells)]
     sizes = [per_cell(plan_of(cell[0]), cell[0]) for cell in cells]
     cls, site, setting = np.repeat(cells, [sum(size) for size in sizes], axis=0).T
     split = np.concatenate([np.repeat(np.arange(3), size) for size in sizes])

@@ -62,7 +62,7 @@ def labels(out) -> pd.DataFrame:
 def truth(out, rows, labels) -> pd.DataFrame:
     """Every patch: its slide's labels, its class, and what its bank row is (with `bank_` before the name)."""
     table = pd.read_parquet(out / "truth" / "patches.parquet").astype({"slide_id": str})
-    for name in ("cls", "site", "setting", "split"):
+    for name in ("cls", "site", "setting", "split", "purity"):
         table[f"bank_{name}"] = getattr(rows, name)[table["bank_row"]]
     return table.merge(labels, on="slide_id", how="left", validate="many_to_one")
 
@@ -112,6 +112,7 @@ def test_drawn_rows_are_of_the_slides_split_site_and_class(truth):
     assert (truth["split"].map(SPLITS.index) == truth["bank_split"]).all()
     assert (truth["site"] == truth["bank_site"]).all()
     assert (truth["class"] == truth["bank_cls"]).all()
+    assert (truth["purity"] == truth["bank_purity"]).all()
     splits_of_row = truth.groupby("bank_row")["split"].nunique()
     assert (splits_of_row == 1).all()
     assert len(splits_of_row) > 100

@@ -137,7 +137,7 @@ def _rendered_artefacts(plan: BankPlan, seed: int) -> ArtefactRows:
         for site in range(plan.sites):
             for setting in range(3):
                 cuts = np.cumsum(_ARTEFACTS)[:-1]
-                for split, part in enumerate(np.split(cell_patches(normal, cls, site, setting), cuts)):
+                for split, part in enumerate(np.split(cell_patches(normal, cls, site, setting)[0], cuts)):
                     images[split] += list(part)
     return encode_artefacts(images, encoder=plan.encoder, seed=seed)
 

@@ -76,12 +76,12 @@ def patch_table(
 ) -> pd.DataFrame:
     """One row per patch, in the order of its features.
 
-    Columns: slide_id; x and y in patch units; class; purity, the share of its pixels that are of this class; bank_row
-    if it was drawn from a bank. purity: of every place of the raster, [rows, cols]; None if every patch is pure.
+    Columns: slide_id; x and y in patch units; class; purity, the share of its pixels that are of this class, NaN if it is
+    not known; bank_row if it was drawn from a bank.
     """
     x, y = layout.coords.astype(np.int32).T
-    share = np.float32(1) if purity is None else purity[layout.tissue].astype(np.float32)
-    table = pd.DataFrame({"slide_id": slide_id, "x": x, "y": y, "class": layout.patch_classes}).assign(purity=share)
+    table = pd.DataFrame({"slide_id": slide_id, "x": x, "y": y, "class": layout.patch_classes})
+    table["purity"] = np.float32(np.nan) if purity is None else purity.astype(np.float32)
     return table if bank_rows is None else table.assign(bank_row=bank_rows)
 
 

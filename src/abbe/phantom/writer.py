@@ -39,10 +39,7 @@ _NEEDED = {"mixture": "necrosis", "spatial": "lymphocytes"}
 
 
 class WrittenSlide(NamedTuple):
-    """A slide on disk: its true layout, the bank row of each patch, and the purity of each place of the raster.
-
-    Feature-level slides have bank rows and pure patches, pixel-level slides have neither.
-    """
+    """A slide on disk: its true layout, and of each patch its bank row (None at pixel level) and its purity."""
 
     slide: PlannedSlide
     layout: Layout
@@ -164,7 +161,7 @@ def _write_feature_slide(folder: Path, plan: CohortPlan, bank: PatchBank, slide:
             encoder=bank.encoder.name,
         )
         write_features(path, bag)
-    return WrittenSlide(slide, layout, drawn)
+    return WrittenSlide(slide, layout, drawn, None if bank.purity is None else bank.purity[drawn])
 
 
 def _pixel_files(out: Path, slide: PlannedSlide) -> tuple[Path, Path, Path]:
@@ -181,7 +178,8 @@ def _write_pixel_slide(out: Path, plan: CohortPlan, seed: int, slide: PlannedSli
         write_phantom_slide(out, slide.slide_id, layout, stain=stain, seed=int(rng.integers(2**31)))
     purity = np.array(json.loads(files[2].read_text(encoding="utf-8"))["purity"])
     with Image.open(files[1]) as image:
-        return WrittenSlide(slide, Layout(np.array(image)), purity=purity)
+        painted = Layout(np.array(image))
+    return WrittenSlide(slide, painted, purity=purity[painted.tissue])
 
 
 def _write_tables(

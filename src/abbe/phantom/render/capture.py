@@ -7,6 +7,7 @@ single patches that have been through the same.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import imagecodecs
@@ -45,14 +46,24 @@ def through_jpeg(pixels: Pixels, stain: Stain) -> Pixels:
 
 
 def captured(
-    x0: int, y0: int, side: int, cls: int, *, phase: tuple[int, int], stain: Stain, seed: int
-) -> NDArray[np.uint8]:
-    """A patch of one class as it would be read from a slide, uint8 ``[side, side, 3]``.
+    x0: int,
+    y0: int,
+    side: int,
+    classes: int | Callable[[int, int, int, int], Pixels],
+    *,
+    phase: tuple[int, int],
+    stain: Stain,
+    seed: int,
+) -> Pixels:
+    """A patch as it would be read from a slide, uint8 ``[side, side, 3]``.
 
+    classes: one class number, or a function that gives the class map, uint8 ``[height, width]``, of a rectangle (x, y,
+    width, height) whose origin is the corner of the patch.
     phase: pixels from the last line of the JPEG grid to the patch, (x, y), 0 to ``MCU`` - 1 each.
     """
     dx, dy = phase
     # Whole units of the grid: half a unit would be filled with what no slide shows.
     width, height = (-(-(offset + side) // MCU) * MCU for offset in phase)
-    whole = render(x0 - dx, y0 - dy, width, height, cls, stain=stain, seed=seed)
+    shown = classes if isinstance(classes, int) else classes(-dx, -dy, width, height)
+    whole = render(x0 - dx, y0 - dy, width, height, shown, stain=stain, seed=seed)
     return through_jpeg(whole, stain)[dy : dy + side, dx : dx + side]
