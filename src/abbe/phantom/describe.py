@@ -76,8 +76,8 @@ def patch_table(
 ) -> pd.DataFrame:
     """One row per patch, in the order of its features.
 
-    Columns: slide_id; x and y in patch units; class; purity, the share of its pixels that are of this class, NaN if it is
-    not known; bank_row if it was drawn from a bank.
+    Columns: slide_id; x and y in patch units; class; purity, the share of its pixels that are of this class, NaN if it
+    is not known; bank_row if it was drawn from a bank.
     """
     x, y = layout.coords.astype(np.int32).T
     table = pd.DataFrame({"slide_id": slide_id, "x": x, "y": y, "class": layout.patch_classes})
