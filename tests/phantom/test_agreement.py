@@ -25,14 +25,14 @@ from abbe.slides.encode import encode_slides
 from abbe.slides.patch_encoders.texture import TextureEncoder
 from phantom.banks import BANK, random_bank
 
-PLAN = BankPlan(normal=(6, 1, 2), tumour=(12, 1, 2))
+PLAN = BankPlan(normal=(4, 1, 1), tumour=(8, 1, 1))
 LYMPHOCYTES, A2 = TISSUE_CLASSES.index("lymphocytes"), TISSUE_CLASSES.index("tumour_a2")
-SLIDES, PATCHES, LIMIT = 27, 72, 0.03  # three slides of each site and setting
+SLIDES, PATCHES, LIMIT = 27, 54, 0.03  # three slides of each site and setting
 
 
 def plan_of(cls: int) -> BankPlan:
-    """More test patches of the two classes compared alone, so that their recall is known to about two points."""
-    return replace(PLAN, normal=(6, 1, 30), tumour=(12, 1, 30)) if cls in (LYMPHOCYTES, A2) else PLAN
+    """More test patches of the two classes that most of the slides show."""
+    return replace(PLAN, normal=(4, 1, 20), tumour=(8, 1, 12)) if cls in (LYMPHOCYTES, A2) else PLAN
 
 
 def made_bank(parallel: Parallel) -> PatchBank:
@@ -50,7 +50,7 @@ def read_slide(folder: Path, number: int) -> tuple[np.ndarray, np.ndarray]:
     few = replace(PHANTOM, rest=(LYMPHOCYTES,))
     classes, tumour = (PHANTOM, PHANTOM.tumours[number % 6]) if number < SLIDES // 3 else (few, A2)
     layout = needle_layout(
-        np.random.default_rng([5, number]), PATCHES, tumour_class=tumour, fraction=0.52, classes=classes
+        np.random.default_rng([5, number]), PATCHES, tumour_class=tumour, fraction=0.3, classes=classes
     )
     stain = site_stain(number % PLAN.sites, number // PLAN.sites % SETTINGS, PLAN.seed)
     path = write_phantom_slide(folder, f"s{number}", layout, stain=stain, seed=number)
@@ -78,8 +78,11 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
 @pytest.mark.timeout(600)
 def test_whole_slides_are_read_as_well_as_the_bank(found):
     many = found[found["slide_patches"] >= 500].drop(index="all")
-    assert set(many.index) == {"lymphocytes", "tumour_a2"}, found.to_string()
+    assert list(many.index) == ["lymphocytes"], found.to_string()
     assert (many["difference"].abs() <= LIMIT).all(), found.to_string()
+    # About 200 patches of 27 deposits: enough to see the fault that this guards against (11 % instead of 80 %).
+    assert found.loc["tumour_a2", "slide_patches"] > 150, found.to_string()
+    assert abs(found.loc["tumour_a2", "difference"]) < 0.2, found.to_string()
     assert set(found.index) >= set(TISSUE_CLASSES), "all classes are in what is compared overall"
     assert abs(found.loc["all", "difference"]) <= LIMIT, found.to_string()
     assert found.loc["all", "bank"] > 0.8, "a probe that reads neither would agree with itself"
