@@ -185,8 +185,8 @@ def build_bank(plan: BankPlan, folder: str | Path, *, workers: int | None = None
         version=VERSION,
         wanted=plan_record(plan, encoder),
     )
-    columns = (arrays[name] for name in ("features", "cls", "site", "setting", "split"))
-    return PatchBank(plan, encoder, *columns, purity=arrays["purity"])
+    names = ("features", "cls", "site", "setting", "split", "purity")
+    return PatchBank(plan, encoder, **{name: arrays[name] for name in names})
 
 
 def _render_and_encode(plan: BankPlan, encoder: EncoderVersion, workers: int | None) -> tuple[Arrays, dict[str, Any]]:
