@@ -64,6 +64,8 @@ def encoded_patches(
         bag = read_bag(path)
         if bag.slide_id not in set(truth["slide_id"]):
             raise InputError(f"{path}: no slide {bag.slide_id!r} in {cohort}")
+        if bag.coords is None or bag.patch_size_level0 is None:
+            raise InputError(f"{path}: does not state where its patches lie; encode the slides with abbe encode")
         places = pd.DataFrame(bag.coords.numpy() // float(bag.patch_size_level0), columns=["x", "y"]).astype(int)
         both = places.reset_index().merge(of_slide.get(bag.slide_id, truth[:0]), on=["x", "y"])
         rows.append(bag.features.float().numpy()[both["index"]])

@@ -185,8 +185,10 @@ def build_bank(plan: BankPlan, folder: str | Path, *, workers: int | None = None
         version=VERSION,
         wanted=plan_record(plan, encoder),
     )
-    names = ("features", "cls", "site", "setting", "split", "purity")
-    return PatchBank(plan, encoder, **{name: arrays[name] for name in names})
+    features, cls, site, setting, split, purity = (
+        arrays[name] for name in ("features", "cls", "site", "setting", "split", "purity")
+    )
+    return PatchBank(plan, encoder, features, cls, site, setting, split, purity=purity)
 
 
 def _render_and_encode(plan: BankPlan, encoder: EncoderVersion, workers: int | None) -> tuple[Arrays, dict[str, Any]]:
