@@ -3,16 +3,19 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 from sklearn.model_selection import StratifiedGroupKFold
 
-from abbe.bench.labelled_patches import read_patches
+from abbe.bench.labelled_patches import LabelledPatches, read_patches
 from abbe.bench.probe import PENALTIES, TASKS, _right, colour_histogram, probe
+from abbe.bench.robustness import CHANGES, GAINS, robustness, some_of_each_group
 from abbe.console import progress
 from abbe.errors import ConfigError, TableError
 from abbe.verbs.bench_texture import BenchTexture
@@ -185,6 +188,63 @@ def test_a_probe_tells_informative_features_from_noise_and_keeps_groups_whole(tm
     assert lung["classes"] == dict.fromkeys(CLASSES[:3], 24)
 
 
+class Brightness:
+    """One feature: the mean of the patch."""
+
+    name, width, patch_size, version = "brightness", 1, None, 1
+
+    def __call__(self, patches):
+        return patches.mean(axis=(1, 2, 3), dtype=np.float64)[:, None].astype(np.float32)
+
+
+def test_a_probe_loses_what_a_change_takes_and_nothing_else(monkeypatch):
+    """Classes differ in brightness alone. What keeps it costs nothing; patches turned negative are all read wrongly."""
+    shades = {"lung_aca": 60, "lung_n": 120, "lung_scc": 190, "colon_aca": 60, "colon_n": 190}
+    rng = np.random.default_rng(0)
+    classes = np.repeat(list(shades), 40)
+    patches = np.stack([np.full((16, 16, 3), shades[name]) + rng.integers(-9, 10, (16, 16, 3)) for name in classes])
+    groups = np.array([f"{name}/{number % 40 // 4}" for number, name in enumerate(classes)])
+    data = LabelledPatches(patches.astype(np.uint8), classes, groups, {}, {})
+    monkeypatch.setitem(CHANGES, "negative", lambda patch, _: 250 - patch)
+    with progress("changing", None) as bar:
+        found = robustness(Brightness(), Brightness()(data.patches), data, per_group=3, bar=bar)
+    assert (found["patches"], found["per_group"]) == (150, 3)
+    assert set(found["tasks"]) == set(TASKS)
+    for task in found["tasks"].values():
+        unchanged = task["unchanged"]["accuracy"]["value"]
+        assert set(task) == {"unchanged", *CHANGES}
+        for row in task.values():
+            assert row["loss"]["value"] == pytest.approx(unchanged - row["accuracy"]["value"])
+    for name in ("lung, adenocarcinoma or squamous", "colon, adenocarcinoma or normal"):
+        task = found["tasks"][name]
+        assert {change for change, row in task.items() if row["accuracy"]["value"] != 1} == {"negative"}
+        assert task["negative"]["loss"]["value"] == 1
+        assert task["negative"]["loss"]["groups"] == 20
+
+
+def test_changes_do_what_their_names_say():
+    rng = np.random.default_rng(0)
+    patch = ndimage.gaussian_filter(rng.integers(0, 256, (64, 64, 3)).astype(float), (2, 2, 0)).astype(np.uint8)
+    after = {name: change(patch, np.random.default_rng(1)).astype(float) for name, change in CHANGES.items()}
+    assert all(values.shape == patch.shape for values in after.values())
+    lost = {name: np.abs(values - patch).mean() for name, values in after.items()}
+    assert 0 < lost["JPEG 90"] < lost["JPEG 75"] < lost["JPEG 50"]
+    assert (after["noise 4"] - patch).std() == pytest.approx(4, abs=0.1)
+    assert after["blur 0.7"].std() < patch.std()
+    np.testing.assert_allclose(after["colour shift"], np.clip(patch * np.array(GAINS), 0, 255), atol=0.51)
+    middle = np.zeros((64, 64, 3), np.uint8)
+    middle[22:42, 22:42] = 255
+    assert (CHANGES["scale 1.1"](middle, rng)[32, :, 0] > 127).sum() == 22
+
+
+def test_some_patches_of_each_group_are_always_the_same_ones():
+    groups = np.array(list("abcabcaab"))
+    rows = some_of_each_group(groups, 2)
+    assert sorted(groups[rows]) == ["a", "a", "b", "b", "c", "c"]
+    np.testing.assert_array_equal(rows, np.unique(some_of_each_group(groups, 2)))
+    assert len(some_of_each_group(groups, 9)) == 9
+
+
 @pytest.mark.slow
 def test_the_verb_writes_speed_and_probe(tmp_path, capsys):
     folder = made(tmp_path / "p")
@@ -196,6 +256,9 @@ def test_the_verb_writes_speed_and_probe(tmp_path, capsys):
     task = found["probe"]["tasks"]["lung, 3 classes"]
     assert task["texture"]["value"] > task["histogram"]["value"] + 0.2
     assert found["per_second_wall"]["min"] > 0
+    assert found["probe"]["robustness"]["patches"] == 120
+    page = next((tmp_path / "out").glob("*-texture.md")).read_text()
+    assert re.search(r"\| JPEG 50 \| \d\.\d{3} \(-?\d+\.\d \[", page)
 
 
 def test_options_that_cannot_be_are_refused():

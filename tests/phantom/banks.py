@@ -25,4 +25,6 @@ def random_bank(*, clear: float = 10.0, plan: BankPlan = BANK) -> PatchBank:
     cls, site, setting, split = np.array(cells).T
     features = np.random.default_rng(0).standard_normal((len(cls), 16)).astype(np.float32)
     features[np.arange(len(cls)), cls] += clear
-    return PatchBank(plan, EncoderVersion("texture", TextureEncoder.version), features, cls, site, setting, split)
+    purity = np.linspace(0.9, 1, len(cls), dtype=np.float32)
+    version = EncoderVersion("texture", TextureEncoder.version)
+    return PatchBank(plan, version, features, cls, site, setting, split, purity=purity)

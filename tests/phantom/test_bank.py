@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -11,13 +12,17 @@ from safetensors.numpy import load_file
 
 from abbe.phantom import bank as module
 from abbe.phantom.bank import PatchBank, build_bank, cell_patches, per_cell
-from abbe.phantom.render.tissue import TISSUE_CLASSES
+from abbe.phantom.classes import PHANTOM
+from abbe.phantom.layout import Layout
+from abbe.phantom.render.tissue import GLASS, TISSUE_CLASSES
 from abbe.phantom.settings import BankPlan
+from abbe.phantom.surroundings import PURITY
 from abbe.slides.patch_encoders.texture import TextureEncoder
 from abbe.store import commit
 
 PLAN = BankPlan(sites=1, normal=(1, 1, 1), tumour=(2, 1, 1))
-COLUMNS = ("features", "cls", "site", "setting", "split")
+LYMPHOCYTES, A2 = TISSUE_CLASSES.index("lymphocytes"), TISSUE_CLASSES.index("tumour_a2")
+COLUMNS = ("features", "cls", "site", "setting", "split", "purity")
 
 
 def assert_same(a: PatchBank, b: PatchBank) -> None:
@@ -46,7 +51,8 @@ def quick(monkeypatch) -> list[tuple[int, int, int]]:
     def encode_cell(plan, encoder, cls, site, setting):
         cells.append((cls, site, setting))
         rng = np.random.default_rng([plan.seed, cls, site, setting])
-        return rng.standard_normal((sum(per_cell(plan, cls)), 5)).astype(np.float32)
+        count = sum(per_cell(plan, cls))
+        return rng.standard_normal((count, 5)).astype(np.float32), rng.uniform(0.9, 1, count).astype(np.float32)
 
     monkeypatch.setattr(module, "encode_cell", encode_cell)
     return cells
@@ -66,10 +72,36 @@ def test_every_cell_has_its_patches_in_every_split(made):
 @pytest.mark.slow
 @pytest.mark.parametrize(("cls", "setting"), [(3, 2), (7, 1)])
 def test_rows_are_the_encoded_patches_of_their_cell(made, cls, setting):
-    patches = cell_patches(PLAN, cls, 0, setting)
+    patches, purity = cell_patches(PLAN, cls, 0, setting)
     assert patches.shape == (sum(per_cell(PLAN, cls)), 256, 256, 3)
     rows = np.concatenate([made.rows(cls=cls, site=0, setting=setting, split=split) for split in range(3)])
     np.testing.assert_array_equal(made.features[rows], TextureEncoder()(patches))
+    np.testing.assert_array_equal(made.purity[rows], purity)
+
+
+@pytest.mark.slow
+def test_patches_are_of_their_class_at_the_share_of_pixels_that_is_stated(made):
+    assert made.purity.min() >= PURITY
+    assert 0.3 < (made.purity < 1).mean() < 0.6
+
+
+def test_the_map_that_is_painted_has_the_stated_purity(monkeypatch):
+    maps = []
+
+    def captured(x0, y0, side, classes, *, phase, stain, seed):
+        maps.append(None if isinstance(classes, int) else classes(-3, -7, side + 16, side + 16)[7:263, 3:259])
+        return np.zeros((side, side, 3), np.uint8)
+
+    monkeypatch.setattr(module, "captured", captured)
+    for cls in (LYMPHOCYTES, A2):
+        maps.clear()
+        _, purity = cell_patches(BankPlan(sites=1), cls, 0, 0)
+        assert sum(map(bool, purity < 1)) > 3
+        found = [1.0 if painted is None else (painted == cls).mean() for painted in maps]
+        np.testing.assert_allclose(found, purity, atol=1e-6)
+        shown = set().union(*(np.unique(painted).tolist() for painted in maps if painted is not None))
+        assert len(shown) > 2
+        assert shown <= {*PHANTOM.rest, GLASS, cls}, "no other tumour in a patch"
 
 
 @pytest.mark.slow
@@ -80,13 +112,15 @@ def test_no_patch_is_in_the_bank_twice(made):
 
 def test_every_patch_is_cut_from_a_world_of_its_own(monkeypatch):
     """No two share a seed and a place, so no two can show the same tissue, in another stain either."""
-    worlds = []
+    worlds, phases = [], []
 
-    def render(x0, y0, width, height, cls, *, stain, seed):
+    def captured(x0, y0, side, classes, *, phase, stain, seed):
         worlds.append((x0, y0, seed))
-        return np.zeros((height, width, 3), np.uint8)
+        phases.append(phase)
+        return np.zeros((side, side, 3), np.uint8)
 
-    monkeypatch.setattr(module, "render", render)
+    monkeypatch.setattr(module, "captured", captured)
+    monkeypatch.setattr(module, "surroundings", lambda _, cls, *__: (Layout(np.full((3, 3), cls, np.uint8)), 1.0))
     monkeypatch.setattr(module, "PATCH_SIZE", 1)
     plan = BankPlan()
     for cls in range(len(TISSUE_CLASSES)):
@@ -95,6 +129,8 @@ def test_every_patch_is_cut_from_a_world_of_its_own(monkeypatch):
                 cell_patches(plan, cls, site, setting)
     assert len(worlds) == 3456
     assert len({seed for _, _, seed in worlds}) == len({place[:2] for place in worlds}) == 3456
+    # The JPEG grid lies everywhere: each of its 16 x 16 phases occurs, about 13 times.
+    assert set(phases) == {(x, y) for x in range(16) for y in range(16)}
 
 
 @pytest.mark.slow
@@ -116,7 +152,7 @@ def test_two_workers_write_the_bytes_of_one(made, folder, tmp_path):
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"split": 1}])
 def test_another_seed_or_split_renders_other_patches(other):
-    first, second = cell_patches(PLAN, 0, 0, 0), cell_patches(replace(PLAN, **other), 0, 0, 0)
+    first, second = cell_patches(PLAN, 0, 0, 0)[0], cell_patches(replace(PLAN, **other), 0, 0, 0)[0]
     assert (first != second).mean() > 0.5
 
 
@@ -172,9 +208,11 @@ def weights(monkeypatch) -> type[Weights]:
 
 
 def test_a_bank_of_other_weights_is_refused(weights, monkeypatch, tmp_path):
-    monkeypatch.setattr(
-        module, "cell_patches", lambda plan, cls, *_: np.full((sum(per_cell(plan, cls)), 2, 2, 3), cls, np.uint8)
-    )
+    def flat(plan, cls, *_):
+        count = sum(per_cell(plan, cls))
+        return np.full((count, 2, 2, 3), cls, np.uint8), np.ones(count, np.float32)
+
+    monkeypatch.setattr(module, "cell_patches", flat)
     plan = replace(PLAN, encoder="timm:local-dir:../em")
     made = build_bank(plan, tmp_path, workers=1)
     assert weights.builds == 1, "built once, not for every cell"
@@ -199,6 +237,15 @@ def test_a_bank_of_another_version_is_refused(quick, tmp_path):
     build_bank(PLAN, tmp_path, workers=1)
     commit.write_json(tmp_path / "bank.json", {"plan": asdict(PLAN)}, format=module.FORMAT, version=99)
     with pytest.raises(ValueError, match=r"bank\.json: format 'abbe-bank' version 99, expected 'abbe-bank' version 1"):
+        build_bank(PLAN, tmp_path, workers=1)
+
+
+def test_a_bank_that_saw_no_jpeg_is_refused_as_version_1(quick, tmp_path):
+    build_bank(PLAN, tmp_path, workers=1)
+    record = json.loads((tmp_path / "bank.json").read_text())
+    assert record["plan"].pop("phantom_version") == 2
+    commit.write_json(tmp_path / "bank.json", record, format=module.FORMAT, version=module.VERSION)
+    with pytest.raises(ValueError, match=r"bank\.json: .*phantom_version is 1 there and 2 here"):
         build_bank(PLAN, tmp_path, workers=1)
 
 

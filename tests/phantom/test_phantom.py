@@ -16,6 +16,8 @@ import pytest
 from abbe.data import SPLITS
 from abbe.data.labels import read_labels
 from abbe.errors import StoreError
+from abbe.inspection.finding import InspectSettings
+from abbe.inspection.paths import inspect_paths
 from abbe.phantom import bank as bank_module
 from abbe.phantom import writer
 from abbe.phantom.bank import EncoderVersion, PatchBank
@@ -60,7 +62,7 @@ def labels(out) -> pd.DataFrame:
 def truth(out, rows, labels) -> pd.DataFrame:
     """Every patch: its slide's labels, its class, and what its bank row is (with `bank_` before the name)."""
     table = pd.read_parquet(out / "truth" / "patches.parquet").astype({"slide_id": str})
-    for name in ("cls", "site", "setting", "split"):
+    for name in ("cls", "site", "setting", "split", "purity"):
         table[f"bank_{name}"] = getattr(rows, name)[table["bank_row"]]
     return table.merge(labels, on="slide_id", how="left", validate="many_to_one")
 
@@ -110,6 +112,7 @@ def test_drawn_rows_are_of_the_slides_split_site_and_class(truth):
     assert (truth["split"].map(SPLITS.index) == truth["bank_split"]).all()
     assert (truth["site"] == truth["bank_site"]).all()
     assert (truth["class"] == truth["bank_cls"]).all()
+    assert (truth["purity"] == truth["bank_purity"]).all()
     splits_of_row = truth.groupby("bank_row")["split"].nunique()
     assert (splits_of_row == 1).all()
     assert len(splits_of_row) > 100
@@ -270,6 +273,21 @@ def test_a_cohort_of_another_version_is_refused(small, rows):
     commit.write_json(out / "cohort.json", record, format="abbe-cohort", version=99)
     with pytest.raises(ValueError, match=r"cohort\.json: format 'abbe-cohort' version 99"):
         write_cohort(out, plan, rows)
+
+
+def test_a_cohort_of_patches_that_saw_no_jpeg_is_of_version_1(small, rows):
+    """Whether it is complete or not; `abbe inspect` says its version too."""
+    plan, out = small
+    assert inspect_paths([out], InspectSettings())[0].facts["phantom version"] == 2
+    for name, form in (("cohort.json", writer.FORMAT), ("plan.json", writer.PLAN_FORMAT)):
+        record = json.loads((out / name).read_text(encoding="utf-8"))
+        assert record["parameters"]["bank"].pop("phantom_version") == 2
+        commit.write_json(out / name, record, format=form, version=writer.VERSION)
+    assert inspect_paths([out], InspectSettings())[0].facts["phantom version"] == 1
+    for name in ("cohort.json", "plan.json"):
+        with pytest.raises(ValueError, match=rf"{name}: .*bank\.phantom_version is 1 there and 2 here"):
+            write_cohort(out, plan, rows)
+        (out / name).unlink()
 
 
 def test_the_ceiling_counts_b_for_and_a_against(out, rows, labels):

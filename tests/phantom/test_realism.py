@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from abbe.phantom.realism import FOLDS, montage, probe_accuracy
+from abbe.data.labelled_images import LabelledImage
+from abbe.phantom.realism import FOLDS, _sampled, montage, probe_accuracy
+from abbe.phantom.settings import RealismSettings
 from abbe.verbs.cohort_realism import Realism
 
 
@@ -72,6 +74,17 @@ def test_the_command_writes_montage_and_record(tmp_path, capsys):
         == 1
     )
     assert set(json.loads((tmp_path / "out" / "realism.json").read_text())["broken"]) == {"noise/3.png"}
+
+
+def test_the_same_images_are_chosen_in_another_folder(tmp_path):
+    chosen = []
+    for folder in ("one", "another/place"):
+        run = RealismSettings(patches=(tmp_path / folder,), out=tmp_path, per_group=3)
+        images = [LabelledImage(tmp_path / folder, f"c/{n}.png", "c", str(n % 2)) for n in range(40)]
+        chosen.append([image.file for image in _sampled(run, images)])
+    assert chosen[0] == chosen[1]
+    assert len(set(chosen[0])) == 6
+    assert chosen[0] != sorted(chosen[0])
 
 
 def test_too_few_real_patches_are_refused(tmp_path):

@@ -16,7 +16,7 @@ from abbe.evaluate.settings import HoldoutSettings
 from abbe.metrics.bootstrap import shown
 from abbe.phantom.bank import PatchBank, build_bank
 from abbe.phantom.scores import ceiling_scores
-from abbe.phantom.settings import CohortPlan
+from abbe.phantom.settings import PHANTOM_VERSION, CohortPlan
 from abbe.phantom.writer import features_folder, write_cohort
 from abbe.train.recipe import Recipe
 from abbe.view.figure import Figure
@@ -72,6 +72,7 @@ def bench_needle(run: NeedleSettings) -> dict[str, Any]:
             "bank_splits": 1,
             "learning_rates": rates,
             "rates_tried": len(run.rates),
+            "phantom_version": PHANTOM_VERSION,
         },
         "difficulty": difficulty,
         "curves": curves,
@@ -169,6 +170,7 @@ def markdown(found: dict[str, Any]) -> str:
 
 {about(found["circumstances"])}
 {" / ".join(map(str, settings["slides"]))} slides train / val / test, about {settings["patches"]} patches each.
+Phantoms are of version {settings["phantom_version"]}.
 Test: {test["n"]} slides of {test["patients"]} patients; neither the patients nor their bank patches are in training.
 Means over seeds {settings["seeds"]}; intervals resample patients and seeds ({test["drawn"]} samples), but not the split
 of the bank, of which there is one. Learning rates{chosen}: {rates}. {settings["epochs"]} epochs at a constant rate;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -68,16 +69,17 @@ def probe(
         found[task] = {
             "classes": {name: int((labels == name).sum()) for name in classes},
             "groups": {name: len(set(groups[labels == name])) for name in classes},
-            **{name: _interval(values, codes, groups) for name, values in shares.items()},
+            **{name: interval(values, codes, groups) for name, values in shares.items()},
             "repeats": scores,
             "penalties": {name: {f"{p:g}": used.count(p) for p in PENALTIES} for name, used in penalties.items()},
         }
     return found
 
 
-def _right(rows: np.ndarray, codes: np.ndarray, groups: np.ndarray, seed: int, penalties: list[float]) -> np.ndarray:
-    """[N]: 1 where a patch was classified correctly by the fold that left it out, else 0. Appends chosen penalties."""
-    right = np.zeros(len(codes))
+def fitted(
+    rows: np.ndarray, codes: np.ndarray, groups: np.ndarray, seed: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, GridSearchCV]]:
+    """Training rows, held-out rows and the probe of each fold, its penalty chosen within the training rows."""
     for train, test in StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed).split(rows, codes, groups):
         search = GridSearchCV(
             make_pipeline(StandardScaler(), RidgeClassifier()),
@@ -85,7 +87,13 @@ def _right(rows: np.ndarray, codes: np.ndarray, groups: np.ndarray, seed: int, p
             scoring="balanced_accuracy",
             cv=StratifiedGroupKFold(INNER_FOLDS, shuffle=True, random_state=seed),
         )
-        search.fit(rows[train], codes[train], groups=groups[train])
+        yield train, test, search.fit(rows[train], codes[train], groups=groups[train])
+
+
+def _right(rows: np.ndarray, codes: np.ndarray, groups: np.ndarray, seed: int, penalties: list[float]) -> np.ndarray:
+    """[N]: 1 where a patch was classified correctly by the fold that left it out, else 0. Appends chosen penalties."""
+    right = np.zeros(len(codes))
+    for _, test, search in fitted(rows, codes, groups, seed):
         penalties.append(search.best_params_["ridgeclassifier__alpha"])
         right[test] = search.predict(rows[test]) == codes[test]
     return right
@@ -99,6 +107,7 @@ def _balanced(values: np.ndarray, codes: np.ndarray, rows: np.ndarray) -> float:
     return float((np.bincount(codes[rows], values[rows], len(counts)) / counts).mean())
 
 
-def _interval(values: np.ndarray, codes: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
+def interval(values: np.ndarray, codes: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
+    """Mean over classes of the mean of `values` [N], with an interval that resamples groups."""
     found = patient_bootstrap(list(groups), lambda rows: _balanced(values, codes, rows), draws=DRAWS).as_dict()
     return {"groups" if key == "patients" else key: value for key, value in found.items()}

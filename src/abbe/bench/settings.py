@@ -110,6 +110,8 @@ class TextureSettings:
     """LC25000 as a folder or zip with index.csv, for a linear probe; without it only the speed is measured"""
     repeats: int = 10
     """repetitions of the probe's cross-validation"""
+    per_group: int = 2
+    """patches of each group that the probe reads after changes such as JPEG and blur"""
     side: int = 256
     """side of a patch in pixels"""
     per_class: int = 4

@@ -31,7 +31,7 @@ from abbe.phantom.artefacts import ArtefactRows, add_artefacts, encode_artefacts
 from abbe.phantom.bank import PatchBank, build_bank, cell_patches
 from abbe.phantom.mosaic import build_mosaic_bank
 from abbe.phantom.render.tissue import TISSUE_CLASSES
-from abbe.phantom.settings import SPLITS_OF_GROUPS, BankPlan, CohortPlan
+from abbe.phantom.settings import PHANTOM_VERSION, SPLITS_OF_GROUPS, BankPlan, CohortPlan
 from abbe.phantom.writer import features_folder, write_cohort
 from abbe.store.bags import read_bag
 from abbe.store.commit import file_sha256
@@ -88,6 +88,7 @@ def bench_slots(run: SlotsSettings) -> dict[str, Any]:
             "tokens": run.tokens,
             "standardize": run.standardize,
             "claimed_share": _CLAIMED,
+            "phantom_version": PHANTOM_VERSION,
         },
         "fillings": found,
         "labels_sha256": hashes,
@@ -144,7 +145,7 @@ def _rendered_artefacts(plan: BankPlan, seed: int) -> ArtefactRows:
         for site in range(plan.sites):
             for setting in range(3):
                 cuts = np.cumsum(_ARTEFACTS)[:-1]
-                for split, part in enumerate(np.split(cell_patches(normal, cls, site, setting), cuts)):
+                for split, part in enumerate(np.split(cell_patches(normal, cls, site, setting)[0], cuts)):
                     images[split] += list(part)
     return encode_artefacts(images, encoder=plan.encoder, seed=seed)
 
@@ -255,7 +256,8 @@ TC-SSA, {settings["tokens"]} slots, attention pooling, features {scale}; needle 
 {100 * settings["fraction"]:g} %, artefacts {100 * settings["artefacts"]:g} %, about {settings["patches"]} patches
 per slide, {" / ".join(map(str, settings["slides"]))} slides train / val / test. {settings["epochs"]} epochs at a
 learning rate of {settings["rate"]:g}; the best epoch on validation slides is kept. Each seed has its own bank, cohort
-and initialisation; intervals resample seeds and, within each seed, patients.
+and initialisation; intervals resample seeds and, within each seed, patients. Phantoms are of version
+{settings["phantom_version"]}.
 
 {"".join(parts)}
 Shares are over the patches of all test slides. Purity of evidence: for a tumour patch, the share of tumour in its slot

@@ -13,6 +13,7 @@ from abbe.errors import CheckpointError, TableError
 from abbe.inspection.finding import Finding, InspectSettings, signed
 from abbe.metrics.predictions import all_metrics, class_names, read_predictions
 from abbe.models.hub import WEIGHTS, load
+from abbe.phantom.settings import with_version
 from abbe.store import commit
 from abbe.store.commit import printable
 from abbe.store.tokens import FORMAT as TOKENS
@@ -66,7 +67,10 @@ def trained(path: Path, run: InspectSettings) -> Finding:
 def cohort(path: Path, run: InspectSettings) -> Finding:
     """Inspect a cohort with known truth."""
     record = path / "cohort.json"
-    facts = _plain_values(_object(record))
+    content = _object(record)
+    facts = _plain_values(content)
+    if content.get("filling") == "phantom":
+        facts["phantom version"] = with_version(content["parameters"]["bank"])["phantom_version"]
     problems = []
     for name in ("labels.csv", "truth/patches.parquet", "reports.csv", "questions.csv"):
         if (path / name).exists() and not commit.is_done(path / name):

@@ -24,6 +24,8 @@ from abbe.data.labelled_images import expand, find_images
 from abbe.errors import InputError
 from abbe.phantom.bank import PatchBank
 from abbe.phantom.mosaic import index_of, read_patches
+from abbe.phantom.render.capture import through_jpeg
+from abbe.phantom.render.stain import Stain
 from abbe.phantom.settings import MosaicBankPlan
 from abbe.slides.patch_encoders import create_patch_encoder
 from abbe.store import commit
@@ -31,7 +33,9 @@ from abbe.store.bags import read_bag, write_bag
 from abbe.store.resume import plain, read_previous_record
 
 KINDS = ("out of focus", "pen", "fold")
-FORMAT, VERSION = "abbe-artefacts", 1
+JPEG = Stain()
+"""what the JPEG of artefacts is"""
+FORMAT, VERSION = "abbe-artefacts", 2
 _INKS = np.array([[30, 50, 150], [20, 110, 60], [25, 25, 30]], np.float32)  # blue, green and black markers
 
 Pixels = NDArray[np.uint8]
@@ -64,10 +68,15 @@ def with_artefact(patch: Pixels, kind: str, rng: np.random.Generator) -> Pixels:
 
 
 def encode_artefacts(images: Sequence[Sequence[Pixels]], *, encoder: str, seed: int) -> ArtefactRows:
-    """Encoded copies of patches with artefacts, kinds alternating. images[s]: the patches of SPLITS[s]."""
+    """Encoded copies of patches with artefacts, kinds alternating. images[s]: the patches of SPLITS[s].
+
+    Artefacts are on the glass, so the copies go through JPEG as everything on a slide does.
+    """
     encode = create_patch_encoder(encoder)
     patches = [
-        with_artefact(image, KINDS[number % len(KINDS)], np.random.default_rng([seed, split, number]))
+        through_jpeg(
+            with_artefact(image, KINDS[number % len(KINDS)], np.random.default_rng([seed, split, number])), JPEG
+        )
         for split, of_split in enumerate(images)
         for number, image in enumerate(of_split)
     ]

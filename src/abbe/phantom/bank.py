@@ -20,8 +20,11 @@ from safetensors.numpy import load_file, save_file
 from abbe.console import progress
 from abbe.errors import InputError
 from abbe.phantom.classes import PHANTOM, TissueClasses
-from abbe.phantom.render.tissue import MPP, TISSUE_CLASSES, render, site_stain
-from abbe.phantom.settings import BankPlan, MosaicBankPlan
+from abbe.phantom.layout import Layout, pixel_classes
+from abbe.phantom.render.capture import MCU, captured
+from abbe.phantom.render.tissue import MPP, TISSUE_CLASSES, site_stain
+from abbe.phantom.settings import PHANTOM_VERSION, BankPlan, MosaicBankPlan, with_version
+from abbe.phantom.surroundings import surroundings
 from abbe.slides.patch_encoders import PatchEncoder, create_patch_encoder
 from abbe.store import commit
 from abbe.store.resume import plain, read_previous_record
@@ -49,6 +52,7 @@ class PatchBank:
     """features: [M, D] float32.  cls, site, setting, split: of each row, [M] int64; split is an index in SPLITS.
 
     group: [M] int64, the same for rows cut from one image or patient; None if every row is a group of its own.
+    purity: share of each patch's pixels that are of its class, [M] float32; None if it is not known, as in a mosaic.
     classes: what the numbers in `cls` mean.  patch_size: pixels.  mpp: microns per pixel, None if unknown.
     sources: SHA-256 of the files the patches come from; empty if they were rendered.
     """
@@ -61,6 +65,7 @@ class PatchBank:
     setting: np.ndarray
     split: np.ndarray
     group: np.ndarray | None = None
+    purity: np.ndarray | None = None
     classes: TissueClasses = PHANTOM
     patch_size: int = PATCH_SIZE
     mpp: float | None = MPP
@@ -103,6 +108,8 @@ def plan_record(
     """A plan in plain JSON values, with the hashes of its sources instead of their paths."""
     record = {name: value for name, value in plain(asdict(plan)).items() if name not in ("patches", "index")}
     record["encoder_version"] = encoder.version
+    if isinstance(plan, BankPlan):
+        record["phantom_version"] = PHANTOM_VERSION
     if encoder.name != plan.encoder:
         record["encoder_name"] = encoder.name
     return {**record, "sources": sources} if sources else record
@@ -153,7 +160,7 @@ def read_or_make(
     Raises InputError if `folder` holds a bank whose plan is not `wanted`.
     """
     tensors, path = folder / "bank.safetensors", folder / "bank.json"
-    record = read_previous_record(path, format=format, version=version, key="plan", wanted=wanted)
+    record = read_previous_record(path, format=format, version=version, key="plan", wanted=wanted, earlier=with_version)
     if record is not None and commit.is_done(tensors):
         return load_file(tensors), record
     arrays, about = make()
@@ -178,19 +185,21 @@ def build_bank(plan: BankPlan, folder: str | Path, *, workers: int | None = None
         version=VERSION,
         wanted=plan_record(plan, encoder),
     )
-    return PatchBank(
-        plan, encoder, arrays["features"], arrays["cls"], arrays["site"], arrays["setting"], arrays["split"]
+    features, cls, site, setting, split, purity = (
+        arrays[name] for name in ("features", "cls", "site", "setting", "split", "purity")
     )
+    return PatchBank(plan, encoder, features, cls, site, setting, split, purity=purity)
 
 
 def _render_and_encode(plan: BankPlan, encoder: EncoderVersion, workers: int | None) -> tuple[Arrays, dict[str, Any]]:
     cells = list(itertools.product(range(len(TISSUE_CLASSES)), range(plan.sites), range(SETTINGS)))
     jobs = [delayed(encode_cell)(plan, encoder, *cell) for cell in cells]
-    features = in_parallel("rendering the bank", jobs, workers)
+    features, purity = zip(*in_parallel("rendering the bank", jobs, workers), strict=True)
     sizes = [per_cell(plan, cls) for cls, _, _ in cells]
     cls, site, setting = np.repeat(np.array(cells, dtype=np.int64), [sum(size) for size in sizes], axis=0).T
     split = np.concatenate([np.repeat(np.arange(3), size) for size in sizes])
-    arrays = {"features": np.concatenate(features), "cls": cls, "site": site, "setting": setting, "split": split}
+    columns = {"cls": cls, "site": site, "setting": setting, "split": split, "purity": np.concatenate(purity)}
+    arrays = {"features": np.concatenate(features), **columns}
     return arrays, {"classes": list(TISSUE_CLASSES), "patches": len(split)}
 
 
@@ -199,19 +208,35 @@ def per_cell(plan: BankPlan, cls: int) -> tuple[int, int, int]:
     return plan.tumour if cls in PHANTOM.tumours else plan.normal
 
 
-def cell_patches(plan: BankPlan, cls: int, site: int, setting: int) -> np.ndarray:
-    """The patches of one cell, uint8 [n, 256, 256, 3], by split."""
-    rng = np.random.default_rng([plan.seed, cls, site, setting, plan.split])
+def cell_patches(plan: BankPlan, cls: int, site: int, setting: int) -> tuple[np.ndarray, np.ndarray]:
+    """The patches of one cell, uint8 [n, 256, 256, 3], by split, and their purity, float32 [n]."""
+    cell = [plan.seed, cls, site, setting, plan.split]
+    rng = np.random.default_rng(cell)
     stain = site_stain(site, setting, plan.seed)
     places = rng.integers(0, _WORLD, size=(sum(per_cell(plan, cls)), 2))
     seeds = rng.integers(0, 2**31, size=len(places))
-    patches = [
-        render(int(x), int(y), PATCH_SIZE, PATCH_SIZE, cls, stain=stain, seed=int(seed))
-        for (x, y), seed in zip(places, seeds, strict=True)
-    ]
-    return np.stack(patches)
+    phases = rng.integers(0, MCU, size=places.shape)
+    patches, shares = [], []
+    for number, ((x, y), (dx, dy), seed) in enumerate(
+        zip(places.tolist(), phases.tolist(), seeds.tolist(), strict=True)
+    ):
+        around, purity = surroundings(np.random.default_rng([*cell, number]), cls, PATCH_SIZE, seed)
+        patches.append(captured(x, y, PATCH_SIZE, _painter(around, cls, seed), phase=(dx, dy), stain=stain, seed=seed))
+        shares.append(purity)
+    return np.stack(patches), np.array(shares, np.float32)
 
 
-def encode_cell(plan: BankPlan, encoder: EncoderVersion, cls: int, site: int, setting: int) -> np.ndarray:
-    """Features of one cell's patches, float32 [n, D]."""
-    return encode(plan.encoder, encoder, cell_patches(plan, cls, site, setting))
+def _painter(around: Layout, cls: int, seed: int) -> int | Callable[[int, int, int, int], np.ndarray]:
+    """What `captured` paints: the middle patch of the raster `around`."""
+    if (around.classes == cls).all():
+        return cls
+    size = PATCH_SIZE
+    return lambda x, y, width, height: pixel_classes(around, size + x, size + y, width, height, size, seed)
+
+
+def encode_cell(
+    plan: BankPlan, encoder: EncoderVersion, cls: int, site: int, setting: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features of one cell's patches, float32 [n, D], and their purity, float32 [n]."""
+    patches, purity = cell_patches(plan, cls, site, setting)
+    return encode(plan.encoder, encoder, patches), purity

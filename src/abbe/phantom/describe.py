@@ -71,10 +71,17 @@ def labels_table(labels: list[Label]) -> str:
     return pd.DataFrame(rows).to_csv(index=False)
 
 
-def patch_table(slide_id: str, layout: Layout, bank_rows: np.ndarray | None) -> pd.DataFrame:
-    """One row per patch, in the order of its features: slide_id, x and y in patch units, class, bank_row if drawn."""
+def patch_table(
+    slide_id: str, layout: Layout, *, bank_rows: np.ndarray | None, purity: np.ndarray | None
+) -> pd.DataFrame:
+    """One row per patch, in the order of its features.
+
+    Columns: slide_id; x and y in patch units; class; purity, the share of its pixels that are of this class, NaN if it
+    is not known; bank_row if it was drawn from a bank.
+    """
     x, y = layout.coords.astype(np.int32).T
     table = pd.DataFrame({"slide_id": slide_id, "x": x, "y": y, "class": layout.patch_classes})
+    table["purity"] = np.float32(np.nan) if purity is None else purity.astype(np.float32)
     return table if bank_rows is None else table.assign(bank_row=bank_rows)
 
 

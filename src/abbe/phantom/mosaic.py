@@ -64,7 +64,8 @@ def build_mosaic_bank(plan: MosaicBankPlan, folder: str | Path, *, workers: int 
     zeros = np.zeros(len(arrays["cls"]), np.int64)
     split = _split(plan, arrays, record["groups"])
     about = (mosaic_classes(plan), plan.patch_size, plan.mpp, hashes)
-    return PatchBank(plan, encoder, arrays["features"], arrays["cls"], zeros, zeros, split, arrays["group"], *about)
+    columns = (arrays["features"], arrays["cls"], zeros, zeros, split, arrays["group"], None)
+    return PatchBank(plan, encoder, *columns, *about)
 
 
 def index_of(patches: Sequence[str | Path], index: str | None = None) -> Path | None:

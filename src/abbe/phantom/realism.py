@@ -19,7 +19,8 @@ from abbe.errors import InputError
 from abbe.phantom.bank import SETTINGS
 from abbe.phantom.draw import shuffled
 from abbe.phantom.mosaic import index_of, read_patches
-from abbe.phantom.render.tissue import MPP, TISSUE_CLASSES, render, site_stain
+from abbe.phantom.render.capture import MCU, captured, through_jpeg
+from abbe.phantom.render.tissue import MPP, TISSUE_CLASSES, Stain, site_stain
 from abbe.phantom.scores import linear_probe
 from abbe.phantom.settings import RealismSettings
 from abbe.slides.patch_encoders import create_patch_encoder
@@ -28,7 +29,8 @@ from abbe.store import commit
 FOLDS = 5
 _SHOWN = ("stroma", "gland", "lymphocytes", "necrosis", "tumour_a1", "tumour_a2", "tumour_b2", "tumour_b3")
 _GAP = 4  # pixels between the patches of a montage
-_QUALITY = 90  # of the JPEG that every patch goes through
+# The JPEG that every patch goes through, whatever it has been through before, so that blocks tell nothing.
+_LAST = Stain(quality=90)
 
 Pixels = NDArray[np.uint8]
 
@@ -45,7 +47,7 @@ def realism(run: RealismSettings) -> dict[str, Any]:
             f"patches of {FOLDS} groups are needed"
         )
     rendered, rendered_groups = _rendered(run)
-    real, rendered = list(map(_through_jpeg, real)), list(map(_through_jpeg, rendered))
+    real, rendered = ([through_jpeg(patch, _LAST) for patch in patches] for patches in (real, rendered))
     stains = run.sites * SETTINGS
     rendered_row = [
         rendered[(TISSUE_CLASSES.index(name) * stains + place % stains) * run.per_group]
@@ -105,11 +107,15 @@ def montage(rows: Sequence[Sequence[Pixels]]) -> bytes:
 
 
 def _sampled(run: RealismSettings, images: Sequence[LabelledImage]) -> list[LabelledImage]:
-    """Up to `per_group` images of each group of each class, at random."""
+    """Up to `per_group` images of each group of each class, at random; the same wherever the images lie."""
     groups: dict[tuple[str, str], list[LabelledImage]] = {}
     for image in images:
         groups.setdefault((image.cls, image.group), []).append(image)
-    return [image for key, group in groups.items() for image in shuffled(group, run.seed, *key)[: run.per_group]]
+    chosen = []
+    for key, group in groups.items():
+        of_file = {image.file: image for image in group}  # a class has no two files of one name
+        chosen += [of_file[file] for file in shuffled(of_file, run.seed, *key)[: run.per_group]]
+    return chosen
 
 
 def _rendered(run: RealismSettings) -> tuple[list[Pixels], list[str]]:
@@ -121,14 +127,8 @@ def _rendered(run: RealismSettings) -> tuple[list[Pixels], list[str]]:
             for site, setting in itertools.product(range(run.sites), range(SETTINGS)):
                 stain = site_stain(site, setting, run.seed)
                 for x, y, seed in rng.integers(0, 1 << 20, (run.per_group, 3)).tolist():
-                    patches.append(render(x, y, run.patch_size, run.patch_size, cls, stain=stain, seed=seed))
+                    phase = (x % MCU, y % MCU)
+                    patches.append(captured(x, y, run.patch_size, cls, phase=phase, stain=stain, seed=seed))
                     groups.append(f"rendered/{name}/{site}/{setting}")
             bar.advance(bar.task_ids[0])
     return patches, groups
-
-
-def _through_jpeg(patch: Pixels) -> Pixels:
-    """The patch after JPEG compression, so that the probe cannot tell real patches by their JPEG blocks."""
-    data = io.BytesIO()
-    Image.fromarray(patch).save(data, "jpeg", quality=_QUALITY)
-    return np.asarray(Image.open(data))

@@ -26,10 +26,15 @@ def linear_probe(c: float) -> Pipeline:
     return make_pipeline(StandardScaler(), LogisticRegression(max_iter=300, C=c))
 
 
+def train_probe(bank: PatchBank) -> Pipeline:
+    """A linear probe of all classes, fitted on the train split of the bank."""
+    train = bank.split == SPLITS.index("train")
+    return linear_probe(0.1).fit(bank.features[train], bank.cls[train])
+
+
 def predicted_classes(bank: PatchBank) -> np.ndarray:
     """The class of every bank row, [M] int64, as predicted by a linear probe fitted on the train split."""
-    train = bank.split == SPLITS.index("train")
-    return np.asarray(linear_probe(0.1).fit(bank.features[train], bank.cls[train]).predict(bank.features))
+    return np.asarray(train_probe(bank).predict(bank.features))
 
 
 def difficulty(bank: PatchBank) -> dict[str, Any]:

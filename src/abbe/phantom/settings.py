@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from abbe.data import SPLITS
 from abbe.errors import InputError
 
+PHANTOM_VERSION = 2
+"""version of what phantoms show; those that do not state one are of version 1, whose bank patches saw no JPEG"""
 SPLITS_OF_GROUPS = 5
 """ways to split the groups of a mosaic's patches"""
 LABELS = {"needle": ("a", "b"), "mixture": ("low", "high"), "spatial": ("margin", "inside")}
@@ -147,6 +149,11 @@ class RealismSettings:
     def __post_init__(self) -> None:
         _at_least(1, "--per-group", self.per_group)
         _at_least(1, "--sites", self.sites)
+
+
+def with_version(record: dict[str, Any]) -> dict[str, Any]:
+    """A record of a bank that states the version of its phantoms. Banks of real patches have none."""
+    return record if "sources" in record else {"phantom_version": 1, **record}
 
 
 def _at_least(least: int, option: str, value: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -24,7 +25,7 @@ from abbe.phantom.plan import PlannedSlide, planned_slides
 from abbe.phantom.render.slide_file import write_phantom_slide
 from abbe.phantom.render.tissue import site_stain
 from abbe.phantom.scores import difficulty
-from abbe.phantom.settings import LABELS, BankPlan, CohortPlan
+from abbe.phantom.settings import LABELS, PHANTOM_VERSION, BankPlan, CohortPlan, with_version
 from abbe.phantom.tasks import slide_layout
 from abbe.phantom.texts.texts import write_texts
 from abbe.slides.patch_encoders.loading import safe_name
@@ -38,11 +39,12 @@ _NEEDED = {"mixture": "necrosis", "spatial": "lymphocytes"}
 
 
 class WrittenSlide(NamedTuple):
-    """A slide on disk: its true layout, and the bank row of each patch (None at pixel level)."""
+    """A slide on disk: its true layout, and of each patch its bank row (None at pixel level) and its purity."""
 
     slide: PlannedSlide
     layout: Layout
-    bank_rows: np.ndarray | None
+    bank_rows: np.ndarray | None = None
+    purity: np.ndarray | None = None
 
 
 def write_cohort(out: str | Path, plan: CohortPlan, bank: PatchBank, *, texts: bool = False) -> dict[str, Any]:
@@ -79,7 +81,8 @@ def write_pixel_cohort(
     earlier run are kept. Raises as write_cohort does.
     """
     out = Path(out)
-    parameters = plain({"level": "pixels", "plan": asdict(plan), "bank": {"sites": bank.sites, "seed": bank.seed}})
+    about_bank = {"sites": bank.sites, "seed": bank.seed, "phantom_version": PHANTOM_VERSION}
+    parameters = plain({"level": "pixels", "plan": asdict(plan), "bank": about_bank})
     slides = planned_slides(plan, sites=bank.sites, settings=SETTINGS)
     files = [path for slide in slides for path in _pixel_files(out, slide)]
     record = _read_complete_cohort(out, parameters, files, texts=texts)
@@ -108,11 +111,10 @@ def _read_complete_cohort(
     plan.json is written before the first slide, so that no run with other parameters continues an incomplete cohort.
     Raises StoreError if a table is not the one that was written.
     """
-    record = read_previous_record(
-        out / "cohort.json", format=FORMAT, version=VERSION, key="parameters", wanted=parameters
-    )
+    about: dict[str, Any] = {"version": VERSION, "key": "parameters", "wanted": parameters, "earlier": _with_version}
+    record = read_previous_record(out / "cohort.json", format=FORMAT, **about)
     path = out / "plan.json"
-    if read_previous_record(path, format=PLAN_FORMAT, version=VERSION, key="parameters", wanted=parameters) is None:
+    if read_previous_record(path, format=PLAN_FORMAT, **about) is None:
         commit.write_json(path, {"parameters": parameters}, format=PLAN_FORMAT, version=VERSION)
     if record is None:
         return None
@@ -123,6 +125,11 @@ def _read_complete_cohort(
     if texts and not record["texts"]:
         return None
     return record if all((out / name).is_file() for name in tables) and all(map(_has_its_size, files)) else None
+
+
+def _with_version(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Parameters whose bank states the version of its phantoms."""
+    return {**parameters, "bank": with_version(parameters["bank"])}
 
 
 def _has_its_size(path: Path) -> bool:
@@ -154,7 +161,7 @@ def _write_feature_slide(folder: Path, plan: CohortPlan, bank: PatchBank, slide:
             encoder=bank.encoder.name,
         )
         write_features(path, bag)
-    return WrittenSlide(slide, layout, drawn)
+    return WrittenSlide(slide, layout, drawn, None if bank.purity is None else bank.purity[drawn])
 
 
 def _pixel_files(out: Path, slide: PlannedSlide) -> tuple[Path, Path, Path]:
@@ -169,8 +176,10 @@ def _write_pixel_slide(out: Path, plan: CohortPlan, seed: int, slide: PlannedSli
         layout, rng = slide_layout(plan, slide)
         stain = site_stain(slide.patient.site, slide.patient.setting, seed)
         write_phantom_slide(out, slide.slide_id, layout, stain=stain, seed=int(rng.integers(2**31)))
+    purity = np.array(json.loads(files[2].read_text(encoding="utf-8"))["purity"])
     with Image.open(files[1]) as image:
-        return WrittenSlide(slide, Layout(np.array(image)), None)
+        painted = Layout(np.array(image))
+    return WrittenSlide(slide, painted, purity=purity[painted.tissue])
 
 
 def _write_tables(
@@ -187,9 +196,9 @@ def _write_tables(
     labels, truths, patches = [], [], []
     total = sum(plan.slides)
     with progress("making slides", total) as bar:
-        for slide, layout, bank_rows in slides:
+        for slide, layout, bank_rows, purity in slides:
             labels.append(label_of(plan, classes, slide, layout))
-            patches.append(patch_table(slide.slide_id, layout, bank_rows))
+            patches.append(patch_table(slide.slide_id, layout, bank_rows=bank_rows, purity=purity))
             if texts:
                 truths.append(truth_of(labels[-1], layout, seed=plan.seed))
             bar.advance(bar.task_ids[0])

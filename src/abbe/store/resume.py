@@ -60,10 +60,17 @@ def check_unchanged(
 
 
 def read_previous_record(
-    path: Path, *, format: str, version: int, key: str, wanted: dict[str, Any]
+    path: Path,
+    *,
+    format: str,
+    version: int,
+    key: str,
+    wanted: dict[str, Any],
+    earlier: Callable[[dict[str, Any]], dict[str, Any]] = dict,
 ) -> dict[str, Any] | None:
     """The record that an earlier run wrote to `path`, or None if it is missing or incomplete.
 
+    earlier: adds to what is found at `key` the values of entries that earlier versions of Abbe did not write.
     Raises InputError if its format or version is different, or if its `key` differs from `wanted` (plain JSON values);
     the message names the keys that differ.
     """
@@ -77,7 +84,9 @@ def read_previous_record(
             "use another folder, or remove this one"
         )
     record = dict(json.loads(path.read_text(encoding="utf-8")))
-    check_unchanged(path, record[key], wanted, remedy="use another folder, or remove this one", error=InputError)
+    check_unchanged(
+        path, earlier(record[key]), wanted, remedy="use another folder, or remove this one", error=InputError
+    )
     return record
 
 

@@ -111,9 +111,9 @@ def fit(
     sampling: weight of each training sample; an epoch draws as many samples with replacement. None: each sample once.
     resume: resume from the checkpoint in `folder`; in one process the result is bit-identical to an uninterrupted run.
 
-    A condenser with a training schedule is trained to the end of the schedule: early stopping is off, and only epochs in
-    which the condenser is `settled` can have the best weights or lower the rate on a plateau. Before that, validation
-    measures hard selection with weights that are still trained for a soft one.
+    A condenser with a training schedule is trained to the end of the schedule: early stopping is off, and only epochs
+    in which the condenser is `settled` can have the best weights or lower the rate on a plateau. Before that,
+    validation measures hard selection with weights that are still trained for a soft one.
 
     Raises DivergedError for a loss or weights that are not finite, CheckpointError for a damaged checkpoint.
     """

@@ -67,7 +67,7 @@ def test_truth_agrees_with_the_layout(folder, layout):
     assert truth.dtype == np.uint8
     assert (truth == layout.classes).mean() >= 0.95
     assert (truth == 9).any()
-    assert (record["format"], record["version"]) == ("abbe-truth", 1)
+    assert (record["format"], record["version"]) == ("abbe-truth", 2)
     assert record["classes"] == list(TISSUE_CLASSES)
     assert (record["shape"], record["patch_size"], record["mpp"]) == ([16, 17], PATCH, 0.5)
     assert record["counts"] == {
@@ -77,11 +77,13 @@ def test_truth_agrees_with_the_layout(folder, layout):
 
 def test_truth_is_the_majority_of_the_pixels(folder, layout):
     truth = np.asarray(Image.open(folder / "truth" / "P-001.png"))
+    purity = json.loads((folder / "truth" / "P-001.json").read_text())["purity"]
     pixels = pixel_classes(layout, 0, 0, 17 * PATCH, 16 * PATCH, PATCH, 3).reshape(16, PATCH, 17, PATCH)
     for row in range(16):
         for column in range(17):
             counts = np.bincount(pixels[row, :, column].ravel(), minlength=256)
             assert counts[truth[row, column]] == counts.max()
+            assert purity[row][column] == pytest.approx(counts.max() / PATCH**2, abs=1e-4)
 
 
 def test_all_files_are_signed(folder):

@@ -20,11 +20,11 @@ from PIL import Image
 
 from abbe.errors import InputError
 from abbe.phantom.layout import Layout, pixel_classes
+from abbe.phantom.render.capture import tiff_jpeg
 from abbe.phantom.render.tissue import GLASS, MPP, TISSUE_CLASSES, Stain, render
 from abbe.store.commit import commit, write_json
 
 TILE = 512
-QUALITY = 85
 MIN_LEVELS = 3
 _SMALLEST = 512  # pixels; levels are added until the longer side is at most this
 _PIXELS_PER_CM = round(10_000 / MPP)
@@ -44,8 +44,9 @@ def write_phantom_slide(
 ) -> Path:
     """Write ``slides/<slide_id>.tiff`` and ``truth/<slide_id>.png`` and ``.json``; return the slide's path.
 
-    The slide has JPEG tiles of 512 pixels, 0.5 microns per pixel, and at least three levels ``factor`` (2 or 4) apart.
-    The PNG holds the class of most pixels of every patch (``GLASS`` included); the JSON names the classes. Same
+    The slide has JPEG tiles of 512 pixels with the stain's quality and subsampling, 0.5 microns per pixel, and at least
+    three levels ``factor`` (2 or 4) apart. The PNG holds the class of most pixels of every patch (``GLASS`` included);
+    the JSON names the classes and has the purity of every patch, the share of pixels that are of that class. Same
     arguments, same bytes. Raises InputError for a bad slide id, factor, or a raster too small.
     """
     folder = Path(folder)
@@ -68,16 +69,17 @@ def write_phantom_slide(
         files = [scratch.enter_context(tempfile.TemporaryFile(dir=path.parent)) for _ in shapes[1:]]
         levels = [_ScratchImage(file, shape) for file, shape in zip(files, shapes[1:], strict=True)]
         tiles = _render_tiles(layout, stain, seed, patch_size, factor, levels[0], votes)
-        _write_level(tiff, tiles, (height, width, 3), scale=1)
+        _write_level(tiff, tiles, (height, width, 3), stain, scale=1)
         for number, (level, below) in enumerate(zip(levels, [*levels[1:], None], strict=True), 1):
-            _write_level(tiff, _tiles(level, factor, below), (*level.shape, 3), scale=factor**number)
+            _write_level(tiff, _tiles(level, factor, below), (*level.shape, 3), stain, scale=factor**number)
     winner = votes.argmax(2)
     truth = np.where(winner == len(TISSUE_CLASSES), GLASS, winner).astype(np.uint8)
+    purity = np.round(votes.max(2) / patch_size**2, 4)
     with commit(folder / "truth" / f"{slide_id}.png", format="abbe-truth-map", version=1) as temporary:
         Image.fromarray(truth).save(temporary)
     record = {
         "format": "abbe-truth",
-        "version": 1,
+        "version": 2,
         "slide_id": slide_id,
         "classes": list(TISSUE_CLASSES),
         "glass": GLASS,
@@ -87,8 +89,9 @@ def write_phantom_slide(
         "counts": {TISSUE_CLASSES[cls]: count for cls, count in Layout(truth).counts.items()},
         "seed": seed,
         "stain": asdict(stain),
+        "purity": purity.tolist(),
     }
-    write_json(folder / "truth" / f"{slide_id}.json", record, format="abbe-truth", version=1)
+    write_json(folder / "truth" / f"{slide_id}.json", record, format="abbe-truth", version=2)
     return path
 
 
@@ -180,7 +183,9 @@ def _tiles(level: _ScratchImage, factor: int, below: _ScratchImage | None) -> It
             yield padded[:, x : x + TILE]
 
 
-def _write_level(tiff: tifffile.TiffWriter, tiles: Iterator[Pixels], shape: tuple[int, ...], *, scale: int) -> None:
+def _write_level(
+    tiff: tifffile.TiffWriter, tiles: Iterator[Pixels], shape: tuple[int, ...], stain: Stain, *, scale: int
+) -> None:
     """Write one level as a page of its own, the form of pyramid that OpenSlide's generic TIFF reader expects."""
     tiff.write(
         tiles,
@@ -188,9 +193,7 @@ def _write_level(tiff: tifffile.TiffWriter, tiles: Iterator[Pixels], shape: tupl
         dtype=np.uint8,
         tile=(TILE, TILE),
         photometric="rgb",  # of the input; the page states that JPEG stores YCbCr
-        compression="jpeg",
-        compressionargs={"level": QUALITY},
-        subsampling=(2, 2),
+        **tiff_jpeg(stain),
         subfiletype=0 if scale == 1 else 1,
         resolution=(_PIXELS_PER_CM / scale, _PIXELS_PER_CM / scale),
         resolutionunit="CENTIMETER",
