@@ -28,7 +28,7 @@ class EvaluateClassify(EvaluationSettings):
         from abbe.metrics.bootstrap import shown
 
         report = evaluate_classifier(self, self.out)
-        lines = [f"slides: {report['slides']}, patients: {report['patients']}"]
+        lines = [f"slides: {report['slides']}, patients: {report['patients']}", *report["remarks"]]
         lines += [f"{name}: {shown(value)}" for name, value in report["metrics"].items()]
         result("\n".join(lines), report, json_output=self.json)
         return 0
