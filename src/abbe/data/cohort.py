@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from abbe.data.splits import split_patients
 from abbe.errors import BagError, TableError
 from abbe.store.aliases import same_encoder
 from abbe.store.bags import peek_bag, read_kind
+from abbe.store.commit import fresh_sidecar
 from abbe.store.detect import SUFFIXES, ZARR
 from abbe.store.kind import Kind, common_kind, group_by_kind, list_groups, unknown_in_part
 from abbe.store.resume import content_sha256
@@ -207,20 +209,28 @@ def _mixed(folder: Path, kinds: dict[str, Kind], *, allow: bool) -> list[str]:
 
 
 def _hashes(splits: dict[str, list[SlideRecord]]) -> dict[str, str]:
-    """{slide_id: hash of its feature file}. Raises TableError naming two slides whose files have the same content."""
+    """{slide_id: hash of its feature file}. Raises TableError naming two slides whose features are of one slide."""
     places = [(split, record) for split, records in splits.items() for record in records]
     seen: dict[str, tuple[str, SlideRecord]] = {}
     found: dict[str, str] = {}
     with progress("checking features", len(places)) as bar:
         for split, record in places:
-            digest = content_sha256(record.path)
-            if digest in seen:
-                other_split, other = seen[digest]
-                raise TableError(
-                    f"{record.path}: slide {record.slide_id!r} (split {split!r}) has the same feature file as slide "
-                    f"{other.slide_id!r} (split {other_split!r}); one slide would be counted twice; remove one of them"
-                )
-            seen[digest] = (split, record)
-            found[record.slide_id] = digest
+            found[record.slide_id] = content_sha256(record.path)
+            for origin in (found[record.slide_id], *_origins(record.path)):
+                other_split, other = seen.setdefault(origin, (split, record))
+                if other is not record:
+                    raise TableError(
+                        f"{record.path}: slide {record.slide_id!r} (split {split!r}) has the features of slide "
+                        f"{other.slide_id!r} (split {other_split!r}, {other.path}): they are one slide, which would be "
+                        "counted twice; remove one of them from the table"
+                    )
             bar.advance(bar.task_ids[0])
     return found
+
+
+def _origins(path: Path) -> list[str]:
+    """Hashes of what a file was made from, as its sidecar states them: the name of a slide is part of its features."""
+    made_with = (fresh_sidecar(path) or {}).get("made_with", {})
+    slide, source = made_with.get("slide"), made_with.get("source_sha256")
+    ends = [f"slide {json.dumps(slide, sort_keys=True)}"] if isinstance(slide, dict) and "sha256_ends" in slide else []
+    return [*ends, f"source {source}"] if source else ends

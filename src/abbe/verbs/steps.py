@@ -49,8 +49,8 @@ def encode_settings(model: Classifier, name: str, patches: ModelPatches) -> Enco
         given, own = getattr(patches, key), getattr(kind, key)
         if given is not None and Kind(**{key: own}).differences(Kind(**{key: given})):
             raise ConfigError(
-                f"--{key.replace('_', '-')} is {given:g}, but {name} was trained on features of {own:g}; omit the "
-                "option, or train a model on features of that kind"
+                f"--{key.replace('_', '-')} is {given:g}, but {name} was trained on {key.replace('_', ' ')} "
+                f"{own:g}; omit the option, or train a model on features of that kind"
             )
         value = next(value for value in (own, given, default) if value is not None)
         values[key] = float(value) if key == "mpp" else round(value)
