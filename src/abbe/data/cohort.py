@@ -229,7 +229,7 @@ def _hashes(splits: dict[str, list[SlideRecord]]) -> dict[str, str]:
 
 
 def _origins(path: Path) -> list[str]:
-    """Hashes of what a file was made from, as its sidecar states them: the name of a slide is part of its features."""
+    """Hashes of what a file was made from, as its sidecar states them: two names of a slide give different bytes."""
     made_with = (fresh_sidecar(path) or {}).get("made_with", {})
     slide, source = made_with.get("slide"), made_with.get("source_sha256")
     ends = [f"slide {json.dumps(slide, sort_keys=True)}"] if isinstance(slide, dict) and "sha256_ends" in slide else []

@@ -98,7 +98,11 @@ def read_sidecar(path: str | Path) -> dict[str, Any] | None:
 
 
 def fresh_sidecar(path: Path) -> dict[str, Any] | None:
-    """The sidecar of a file that has its size and was not written after it; None otherwise, and for a folder."""
+    """The sidecar of a file that has its size and was not written after it; None otherwise, and for a folder.
+
+    A link has the sidecar of its target: one beside the link is of another file.
+    """
+    path = path.resolve()
     sidecar = read_sidecar(path) if path.is_file() else None
     if sidecar is None:
         return None

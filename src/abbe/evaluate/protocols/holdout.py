@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,9 @@ def train_classifier(settings: HoldoutSettings, out: Path, *, quiet: bool = Fals
             return finished
     plan = plan_classifier(settings, cohort)
     record = _record(settings, cohort, plan)
+    if plan.start is not None and (known := _seen_before(settings, cohort, plan.start.record)):
+        say(known)
+        cohort = replace(cohort, remarks=(*cohort.remarks, known))
     processes.wait_for_everyone()  # all processes must check the folder before the main process writes to it
     if processes.is_main_process:
         _start(out, settings, cohort, inputs)
@@ -146,6 +149,20 @@ def _record(settings: HoldoutSettings, cohort: Cohort, plan: ClassifierPlan) -> 
         for record in records
     ]
     return make_record(cohort.kind, slides, mixed=cohort.mixed).with_earlier(earlier)
+
+
+def _seen_before(settings: HoldoutSettings, cohort: Cohort, earlier: TrainingRecord | None) -> str:
+    """What to say of test slides that the model of --condenser-init has learned from; "" if there are none."""
+    if earlier is None:
+        return f"{settings.condenser_init} does not record its training slides; test slides may be among them"
+    test = cohort.splits["test"]
+    seen = sum(earlier.split_of(cohort.sha256[item.slide_id], item.case_id) is not None for item in test)
+    if not seen:
+        return ""
+    return (
+        f"NOT HELD OUT: {seen} of {len(test)} test slides, or their patients, are in the training data of "
+        f"{settings.condenser_init}"
+    )
 
 
 def _check_inputs(path: Path, inputs: dict[str, Any]) -> None:
