@@ -66,6 +66,18 @@ def test_a_zarr_store_states_its_tile_spec(tmp_path: Path) -> None:
     assert read_kind(store) == Kind("uni2", mpp=0.5, patch_size=256, overlap=32)
 
 
+def test_of_a_store_with_two_encoders_one_is_converted_with_its_kind(tmp_path: Path) -> None:
+    models = {"uni2": np.zeros((4, 8), np.float32), "plip": np.zeros((4, 8), np.float32)}
+    spec = {"mpp": 0.5, "width": 256, "height": 256, "stride_width": 256, "base_downsample": 1}
+    store = write_wsidata(tmp_path / "s.zarr", make_bag(4), models, spec=spec)
+    with pytest.raises(BagError, match=r"s\.zarr: features of 2 encoders"):
+        read_kind(store)
+    (outcome,) = convert_bags([store], tmp_path / "out", ConvertSettings(encoder="plip"))
+    assert (outcome.outcome, outcome.reason) == ("done", "")
+    found = read_kind(tmp_path / "out" / "s.h5")
+    assert (found.encoder, found.mpp, found.patch_size) == ("plip", 0.5, 256)
+
+
 @pytest.mark.parametrize("to", ["trident", "tensors", "clam", "stamp"])
 def test_a_converted_file_keeps_the_kind(to: str, tmp_path: Path) -> None:
     source = tmp_path / "slide.h5"

@@ -72,14 +72,19 @@ def peek_bag(path: str | Path, layout: str = "auto") -> tuple[int, int, str | No
     return n, width, encoder
 
 
-def read_kind(path: str | Path, layout: str = "auto") -> Kind:
+def read_kind(path: str | Path, layout: str = "auto", *, encoder: str | None = None) -> Kind:
     """How the features of a file were made, as far as its layout or its sidecar states it.
+
+    encoder: whose features, if a store has those of several.
 
     Raises BagError for what is not a feature file, and for a value that is not a number.
     """
     path = Path(path)
     module = _module(path, layout)
-    found = module.kind(path) if hasattr(module, "kind") else Kind(module.peek(path)[2])
+    if module is wsidata:
+        found = wsidata.kind(path, encoder)
+    else:
+        found = module.kind(path) if hasattr(module, "kind") else Kind(module.peek(path)[2])
     made_with = (commit.fresh_sidecar(path) or {}).get("made_with", {})
     beside = parse_kind(path, made_with.get("kind", {}))
     version = made_with.get("encoder_version")

@@ -113,7 +113,9 @@ def _one(job: _Job, file: FeatureFile) -> Outcome:
             bag, facts = _read(job, file, layout)
             patches, stage = len(bag), "write"
             made_with = {**record, "slide": facts, "read_as": layout, "patches": patches}
-            made_with["kind"] = {} if layout == "pickle" else read_kind(file.path, layout).own()
+            made_with["kind"] = (
+                {} if layout == "pickle" else read_kind(file.path, layout, encoder=job.settings.encoder).own()
+            )
             write_bag(targets[0], bag, job.settings.to, made_with=made_with)
         else:
             patches = done

@@ -99,10 +99,10 @@ def peek(path: Path, encoder: str | None = None) -> Peek:
     return *shape_of(path, f"{table.path}/X", shape), name
 
 
-def kind(path: Path) -> Kind:
+def kind(path: Path, encoder: str | None = None) -> Kind:
     """The kind, from tile_spec: the mpp that was asked for, and sizes in pixels at that mpp."""
     root = _open(path)
-    table, encoder = _table(path, root, None)
+    table, encoder = _table(path, root, encoder)
     with _reading(path):
         about, region = dict(root.attrs), str(table.attrs.get("region", _REGION))
     spec = _object(path, _object(path, about, "tile_spec"), region)

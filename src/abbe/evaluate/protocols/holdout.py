@@ -68,7 +68,8 @@ def train_classifier(settings: HoldoutSettings, out: Path, *, quiet: bool = Fals
     plan = plan_classifier(settings, cohort)
     record = _record(settings, cohort, plan)
     if plan.start is not None and (known := _seen_before(settings, cohort, plan.start.record)):
-        say(known)
+        if processes.is_main_process:
+            say(known)
         cohort = replace(cohort, remarks=(*cohort.remarks, known))
     processes.wait_for_everyone()  # all processes must check the folder before the main process writes to it
     if processes.is_main_process:
