@@ -109,7 +109,7 @@ def test_an_encoder_that_fails_is_one_slide_s_failure(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_is_a_failure_by_name(tmp_path, monkeypatch):
-    def full(*_):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(job.trident, "write_features", full)

@@ -42,7 +42,7 @@ def test_the_file_is_trident_s(tmp_path: Path) -> None:
             "name",
             "savetodir",
         } <= set(file["coords"].attrs)
-        assert set(file["features"].attrs) == {"name", "savetodir", "encoder"}
+        assert set(file["features"].attrs) == {"name", "savetodir", "encoder", "abbe_kind"}
 
 
 def test_same_bag_same_bytes(tmp_path: Path) -> None:

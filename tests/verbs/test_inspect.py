@@ -19,9 +19,11 @@ from abbe.inspection.paths import inspect_paths
 from abbe.models.classifier import Classifier
 from abbe.models.condense import condense_slide
 from abbe.models.config import ClassifierConfig
-from abbe.models.hub import save_pretrained
+from abbe.models.hub import load, save_pretrained
+from abbe.models.record import make_record
 from abbe.store.bags import write_bag
 from abbe.store.commit import write_text
+from abbe.store.kind import Kind
 from abbe.store.tokens import write_tokens
 from abbe.verbs.inspect import Inspect
 from builders import make_bag
@@ -76,6 +78,7 @@ def test_a_feature_file_and_its_problems(tmp_path: Path) -> None:
     assert (finding.kind, finding.readable) == ("feature file", True)
     assert finding.facts["patches"] == 30
     assert finding.facts["encoder"] == "test"
+    assert finding.facts["kind"] == "test, mpp unknown, patches of 256 px at level 0, overlap unknown"
     assert finding.facts["patch size, level-0 pixels"] == 256
     assert finding.facts["corners from, to"] == "(0, 0), (2304, 512)"
     assert finding.facts["written by"].endswith("trident-features version 1")
@@ -115,6 +118,14 @@ def test_a_model_and_tokens(model: Path) -> None:
     assert finding.kind == "model"
     assert finding.facts["classes"] == "a, b"
     assert finding.facts["encoder"] == "test"
+    assert any("not recorded which slides" in problem for problem in finding.problems)
+    classifier = load(model)
+    classifier.record = make_record(Kind("test", mpp=0.5), [("train", "0" * 64, "p1"), ("test", "1" * 64, "p2")])
+    save_pretrained(classifier, model.parent / "recorded", card="# x\n")
+    recorded = one(model.parent / "recorded")
+    assert recorded.facts["slides it has seen"] == "train 1, val 0"
+    assert "mpp 0.5" in recorded.facts["features"]
+    assert recorded.problems == []
     condensed = one(model.parent / "tokens.safetensors")
     assert condensed.kind == "condensed slide"
     assert condensed.facts["patches"] == 20
@@ -217,3 +228,14 @@ def test_the_verb_prints_exits_and_refuses(tmp_path: Path, capsys: pytest.Captur
     with pytest.raises(InputError, match="no such file or folder"):
         look(tmp_path / "absent")
     np.save(tmp_path / "plain.npy", np.zeros((3, 2), np.float32))
+
+
+def test_labels_are_looked_at_as_a_set(tmp_path: Path) -> None:
+    rows = [("1", "a", "Tumour"), ("1", "b", "tumour"), ("2", "c", "NA"), ("3", "d", "benign")]
+    text = "\n".join(",".join(row) for row in [("case_id", "slide_id", "label"), *rows])
+    (tmp_path / "labels.csv").write_text(text + "\n")
+    unknown, same, several, _ = one(tmp_path / "labels.csv").problems
+    assert "'NA'" in unknown
+    assert "'Tumour'" in same
+    assert "'tumour'" in same
+    assert several.startswith("1 of 3 patients")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+AllowedLabels = Literal["na", "alike", "untrained"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,3 +25,8 @@ class CohortSettings:
     """seed of the patient-level split, used if the table has no column split"""
     allow_missing: bool = False
     """skip slides whose features are missing, broken or empty, and list them in the result"""
+    allow_mixed: bool = False
+    """train on features of different kinds together: encoder version, mpp, patch size or overlap differ"""
+    allow_labels: tuple[AllowedLabels, ...] = ()
+    """labels to accept that are refused otherwise: na (a class such as NA or unknown), alike (classes that differ only
+    in case, spaces or as numbers, such as 0 and 0.0), untrained (a class without training slides)"""

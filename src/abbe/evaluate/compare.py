@@ -83,7 +83,7 @@ def train_all(
 
 def _train_one(run: HoldoutSettings, folder: Path, threads: int) -> dict[str, Any]:
     torch.set_num_threads(threads)
-    return train_classifier(run, folder)
+    return train_classifier(run, folder, quiet=True)
 
 
 def predictions_on_test(out: Path, name: str, seeds: Sequence[int]) -> list[pd.DataFrame]:

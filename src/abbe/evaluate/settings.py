@@ -45,6 +45,10 @@ class EvaluationSettings:
     """bootstrap samples of patients behind each interval"""
     allow_missing: bool = False
     """leave out slides whose features are missing, broken or empty; they are listed in the result"""
+    allow_mixed: bool = False
+    """evaluate on features of another kind than the model's: encoder version, mpp, patch size or overlap differ"""
+    include_training: bool = False
+    """also measure slides and patients the model was trained or chosen on; the result says so"""
 
     def __post_init__(self) -> None:
         given = (self.model, self.features, self.labels)

@@ -11,9 +11,10 @@ import torch
 
 from abbe.errors import BagError
 from abbe.inspection.finding import Finding, InspectSettings, signed
-from abbe.store.bags import layout_of, peek_bag, read_bag
+from abbe.store.bags import layout_of, peek_bag, read_bag, read_kind
 from abbe.store.commit import printable
 from abbe.store.detect import is_patches
+from abbe.store.kind import Kind
 from abbe.types import Bag
 
 
@@ -35,7 +36,12 @@ def bag(path: Path, run: InspectSettings) -> Finding:
         return Finding(
             printable(path), "feature file", _basic_facts(path) | whole, [printable(str(error)), *said], readable=False
         )
-    return Finding(printable(path), "feature file", {"layout": layout} | _facts(found) | whole, _problems(found) + said)
+    return Finding(
+        printable(path),
+        "feature file",
+        {"layout": layout} | _facts(found, read_kind(path)) | whole,
+        _problems(found) + said,
+    )
 
 
 def _patches(path: Path, facts: dict[str, Any], problems: list[str]) -> Finding:
@@ -59,12 +65,13 @@ def _basic_facts(path: Path) -> dict[str, Any]:
     return {"patches": patches, "width": width, "encoder": encoder}
 
 
-def _facts(found: Bag) -> dict[str, Any]:
+def _facts(found: Bag, kind: Kind) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "patches": len(found),
         "width": found.features.shape[1],
         "type": str(found.features.dtype).removeprefix("torch."),
         "encoder": found.encoder,
+        "kind": str(kind),
         "patch size, level-0 pixels": found.patch_size_level0,
         "step, level-0 pixels": found.stride_level0,
         "mpp at level 0": found.mpp,

@@ -13,9 +13,11 @@ from abbe.errors import CheckpointError, TableError
 from abbe.inspection.finding import Finding, InspectSettings, signed
 from abbe.metrics.predictions import all_metrics, class_names, read_predictions
 from abbe.models.hub import WEIGHTS, load
+from abbe.models.record import SEEN
 from abbe.phantom.settings import with_version
 from abbe.store import commit
 from abbe.store.commit import printable
+from abbe.store.kind import Kind
 from abbe.store.tokens import FORMAT as TOKENS
 from abbe.store.tokens import read_tokens
 from abbe.train import checkpoint
@@ -35,7 +37,15 @@ def model(path: Path, run: InspectSettings) -> Finding:
         "width": config.dim,
         "parameters": sum(p.numel() for p in loaded.parameters()),
     }
-    problems = []
+    problems: list[str] = []
+    if loaded.record is None:
+        problems.append(
+            "it is not recorded which slides it was trained on, nor how they were encoded, so neither can be checked; "
+            "train it again"
+        )
+    else:
+        facts["features"] = str(loaded.record.kind)
+        facts["slides it has seen"] = ", ".join(f"{split} {loaded.record.count(split)}" for split in SEEN)
     if config.encoder is None:
         problems.append(
             "the patch encoder is not stated, so features of another encoder cannot be refused; train it again"
@@ -94,6 +104,7 @@ def tokens(path: Path, run: InspectSettings) -> Finding:
         "tokens": f"{int(found.mask.sum())} in use of {len(found.tokens)}, {found.tokens.shape[1]} wide",
         "patches": len(found.coords),
         "dropped": int((found.main_token < 0).sum()),
+        "features": str(Kind(**found.about["features"])) if "features" in found.about else None,
         "patch size, level-0 pixels": found.patch_size_level0,
         "probabilities": found.about["probabilities"],
         "model": found.about.get("model"),

@@ -13,6 +13,7 @@ from abbe.data.benchmarks.slidebench import read_bcnb, read_slidebench
 from abbe.data.benchmarks.slideinstruct import read_slideinstruct
 from abbe.data.benchmarks.titan import read_titan_config
 from abbe.data.benchmarks.wsi_vqa import read_wsi_vqa
+from abbe.data.label_checks import alike, not_known, two_labels
 from abbe.data.labels import read_labels
 from abbe.data.splits import read_clam_splits
 from abbe.data.textfiles import Csv, read_csv, read_json
@@ -116,6 +117,12 @@ def _labels(path: Path, read: Csv, label: str | None) -> tuple[str, dict[str, An
     else:
         values = Counter(frame[column])
         facts["label" if column == "label" else f"label {column!r}"] = dict(values.most_common(_SHOWN))
+        unknown = not_known(values)
+        if unknown:
+            problems.append(f"labels that mean not known: {', '.join(map(repr, unknown))}; remove these rows")
+        for group in alike(values):
+            problems.append(f"labels that differ only in case, spaces or as numbers: {', '.join(map(repr, group))}")
+        problems += two_labels(frame["case_id"].tolist(), frame[column].tolist())
         few = [f"{value} ({n})" for value, n in values.items() if n < 3]
         if few:
             problems.append(

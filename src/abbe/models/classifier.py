@@ -21,6 +21,7 @@ from abbe.errors import ConfigError, InputError
 from abbe.layers.gated_attention import GatedAttention
 from abbe.models.config import ClassifierConfig
 from abbe.models.hub import save_pretrained
+from abbe.models.record import TrainingRecord
 from abbe.models.torchmil_heads import HEADS, TorchMILHead
 from abbe.ops.segments import segment_softmax, segment_sum, segment_weighted_sum
 from abbe.types import Assignment, Condensed, TokenBatch
@@ -55,6 +56,7 @@ class Classifier(nn.Module):
 
     kind = "classifier"
     Config = ClassifierConfig
+    record: TrainingRecord | None = None  # what it was trained on; None if that is not known
 
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()

@@ -12,18 +12,22 @@ from abbe.console import progress
 from abbe.errors import BagError, InputError, MissingCoordinates
 from abbe.models.classifier import Classifier, ClassifierStream, Prediction
 from abbe.store.aliases import same_encoder
-from abbe.store.bags import read_bag
+from abbe.store.bags import read_bag, read_kind
 from abbe.store.chunks import read_in_chunks
+from abbe.store.kind import Kind
 from abbe.store.tokens import SlideTokens
 from abbe.types import Assignment, Bag, TokenBatch, offsets_of
 
 
 @torch.no_grad()
-def condense_slide(model: Classifier, bag: Bag) -> SlideTokens:
-    """Run a model on one bag. Raises BagError if the bag has another encoder than the model, or no coordinates."""
-    _check(model, bag)
+def condense_slide(model: Classifier, bag: Bag, *, kind: Kind | None = None) -> SlideTokens:
+    """Run a model on one bag. Raises BagError if the bag has another encoder than the model, or no coordinates.
+
+    kind: how the features were made, if known; BagError if it is not the kind of the model's training slides.
+    """
+    kind = _check(model, bag, kind)
     prediction = model.eval()(TokenBatch.pack([bag]))
-    return _slide_tokens(model, bag, prediction, prediction.condensed.assignment)
+    return _slide_tokens(model, bag, kind, prediction, prediction.condensed.assignment)
 
 
 @torch.no_grad()
@@ -35,13 +39,13 @@ def condense_file(model: Classifier, path: Path) -> SlideTokens:
     try:
         stream = model.eval().stream(path.stem)
     except InputError:  # the condenser needs the slide as a whole
-        return condense_slide(model, read_bag(path))
+        return condense_slide(model, read_bag(path), kind=read_kind(path))
     bag, chunks = read_in_chunks(path)
-    _check(model, bag)
-    return _stream(model, bag, stream, chunks)
+    kind = _check(model, bag, read_kind(path))
+    return _stream(model, bag, kind, stream, chunks)
 
 
-def _stream(model: Classifier, bag: Bag, stream: ClassifierStream, chunks: Iterable[Tensor]) -> SlideTokens:
+def _stream(model: Classifier, bag: Bag, kind: Kind, stream: ClassifierStream, chunks: Iterable[Tensor]) -> SlideTokens:
     positions, seen = bag.positions.float(), 0
     assignments: list[Assignment] = []
     with progress(f"condensing {bag.slide_id}", len(bag)) as bar:
@@ -59,18 +63,29 @@ def _stream(model: Classifier, bag: Bag, stream: ClassifierStream, chunks: Itera
     else:
         index = torch.cat([part.index for part in assignments])
         weight = torch.cat([part.weight for part in assignments])
-    return _slide_tokens(model, bag, prediction, Assignment(index, weight, offsets_of([seen])))
+    return _slide_tokens(model, bag, kind, prediction, Assignment(index, weight, offsets_of([seen])))
 
 
-def _check(model: Classifier, bag: Bag) -> None:
+def _check(model: Classifier, bag: Bag, kind: Kind | None) -> Kind:
+    """The kind of the bag's features, as far as it is known."""
     where, expected = bag.source or bag.slide_id, model.config.encoder
     if expected is not None and bag.encoder is not None and not same_encoder(bag.encoder, expected):
         raise BagError(f"{where}: features of {bag.encoder!r}; the model was trained on {expected!r}")
     if bag.coords is None or bag.patch_size_level0 is None:
         raise MissingCoordinates(f"{where}: no coordinates, so nothing can be shown on the slide")
+    kind = kind or Kind(bag.encoder)
+    differ = [] if model.record is None else model.record.kind.differences(kind)
+    if differ and model.record is not None:
+        raise BagError(
+            f"{where}: features of another kind than the model was trained on ({'; '.join(differ)}, the model's "
+            f"first); the model needs {model.record.kind}; encode the slide again that way"
+        )
+    return kind
 
 
-def _slide_tokens(model: Classifier, bag: Bag, prediction: Prediction, assignment: Assignment) -> SlideTokens:
+def _slide_tokens(
+    model: Classifier, bag: Bag, kind: Kind, prediction: Prediction, assignment: Assignment
+) -> SlideTokens:
     assert bag.coords is not None
     assert bag.patch_size_level0 is not None
     kept = prediction.condensed.tokens
@@ -81,6 +96,7 @@ def _slide_tokens(model: Classifier, bag: Bag, prediction: Prediction, assignmen
         "merges": model.condenser.merges,
         "classes": list(model.config.classes),
         "probabilities": dict(zip(model.config.classes, shares, strict=True)),
+        "features": kind.stated(),
         "mpp": bag.mpp,
         "level0_size": bag.level0_size,
         "source": bag.source,

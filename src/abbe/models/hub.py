@@ -1,5 +1,7 @@
 """Models on disk and on the hub: a folder of config.json, model.safetensors and README.md. No pickle anywhere.
 
+A trained model also has training.json, see `abbe.models.record`.
+
 A model is an `nn.Module` with a `kind` and a `config`, the dataclass it is built from.
 """
 
@@ -16,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from abbe.config import from_dict
 from abbe.errors import CheckpointError, ConfigError
+from abbe.models.record import TRAINING, TrainingRecord, read_record, write_record
 from abbe.store import commit
 from abbe.version import __version__
 
@@ -30,6 +33,7 @@ class Model(Protocol):
 
     kind: str
     config: Any
+    record: TrainingRecord | None
 
     def state_dict(self) -> dict[str, Any]:
         """Weights by name."""
@@ -42,6 +46,8 @@ def save_pretrained(model: Model, folder: str | Path, *, card: str) -> None:
         state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
         save_file(state, temporary, metadata={"format": "pt"})  # one key: several come in random order
     commit.write_text(folder / CARD, card, format="model-card")
+    if model.record is not None:
+        write_record(folder, model.record)
     # The configuration is written last: a folder that has one is complete.
     commit.write_json(folder / CONFIG, describe(model), format=FORMAT, version=VERSION)
 
@@ -78,6 +84,7 @@ def load(name: str | Path, *, revision: str | None = None) -> Any:
         raise CheckpointError(f"{weights}: cannot be loaded into this model: {error}") from error
     if missing or unexpected:
         raise CheckpointError(f"{weights}: does not match {CONFIG}: missing {missing}, unexpected {unexpected}")
+    model.record = read_record(folder)
     return model.eval()
 
 
@@ -131,6 +138,6 @@ def _download(name: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=[CONFIG, WEIGHTS, CARD]))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=[CONFIG, WEIGHTS, CARD, TRAINING]))
     except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise CheckpointError(f"{name}: not a folder, and cannot be downloaded from the hub ({error})") from error

@@ -23,6 +23,7 @@ from abbe.slides.slide import Frame, read_slide
 from abbe.slides.tiling import MIN_TISSUE
 from abbe.slides.tissue import TISSUE_VERSION
 from abbe.store import commit, trident
+from abbe.store.kind import Kind
 from abbe.store.outcomes import Outcome, Result
 from abbe.types import Bag
 
@@ -48,6 +49,12 @@ class Job:
 
     def features_path(self, slide_id: str) -> Path:
         return trident.features_path(self.folder, self.encoder.name, slide_id)
+
+    @property
+    def kind(self) -> Kind:
+        """What the encoder is given, with the mpp that was asked for."""
+        size, overlap = self.settings.patch_size, self.settings.overlap
+        return Kind(self.encoder.name, str(self.encoder.version), self.settings.mpp, size, overlap)
 
     def record(self, slide: FoundSlide) -> dict[str, Any]:
         """What determines the files of a slide, stored in their sidecars. Batch size and device are not part of it."""
@@ -134,7 +141,7 @@ def _encode(job: Job, slide: FoundSlide, record: dict[str, Any], bar: Progress) 
     try:
         trident.write_patches(job.patches_path(slide_id), coords, geometry, made_with)
         # Features last: a slide that has features is complete.
-        trident.write_features(job.features_path(slide_id), bag, geometry, made_with)
+        trident.write_features(job.features_path(slide_id), bag, geometry, made_with, kind=job.kind)
     except (OSError, StoreError) as error:
         raise SlideError("write", str(error)) from error
     return "done", "", warnings, len(coords)

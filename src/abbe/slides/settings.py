@@ -13,6 +13,20 @@ Precision = Literal["auto", "float32", "float16", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelPatches:
+    """How a slide is encoded for a model: as its training slides were. Options are for models that do not say."""
+
+    mpp: float | None = None
+    """for a slide: microns per pixel of its patches (default: the model's)"""
+    patch_size: int | None = None
+    """for a slide: side of a patch in pixels at that mpp (default: the model's)"""
+    overlap: int | None = None
+    """for a slide: pixels shared by neighbouring patches (default: the model's)"""
+    override_mpp: float | None = None
+    """for a slide that does not state it: microns per pixel at level 0"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EncodeSettings:
     """How slides are encoded."""
 

@@ -7,9 +7,10 @@ from types import ModuleType
 from typing import Any
 
 from abbe.errors import BagError, ConfigError, nearest
-from abbe.store import clam, gigapath, histgen, slidechat, stamp, tensors, trident, wsidata
+from abbe.store import clam, commit, gigapath, histgen, slidechat, stamp, tensors, trident, wsidata
 from abbe.store.aliases import same_encoder
 from abbe.store.detect import check_exists, layout_of
+from abbe.store.kind import Kind, parse_kind
 from abbe.store.parts import Overrides
 from abbe.types import MPP, Bag, Px0
 
@@ -19,7 +20,7 @@ LAYOUTS = tuple(_BY_NAME)
 WRITTEN = tuple(name for name, module in _BY_NAME.items() if hasattr(module, "write"))
 """layouts that Abbe can write"""
 
-__all__ = ["LAYOUTS", "WRITTEN", "layout_of", "peek_bag", "read_bag", "suffix_of", "write_bag"]
+__all__ = ["LAYOUTS", "WRITTEN", "layout_of", "peek_bag", "read_bag", "read_kind", "suffix_of", "write_bag"]
 
 
 def read_bag(
@@ -69,6 +70,25 @@ def peek_bag(path: str | Path, layout: str = "auto") -> tuple[int, int, str | No
     path = Path(path)
     n, width, encoder = _module(path, layout).peek(path)
     return n, width, encoder
+
+
+def read_kind(path: str | Path, layout: str = "auto", *, encoder: str | None = None) -> Kind:
+    """How the features of a file were made, as far as its layout or its sidecar states it.
+
+    encoder: whose features, if a store has those of several.
+
+    Raises BagError for what is not a feature file, and for a value that is not a number.
+    """
+    path = Path(path)
+    module = _module(path, layout)
+    if module is wsidata:
+        found = wsidata.kind(path, encoder)
+    else:
+        found = module.kind(path) if hasattr(module, "kind") else Kind(module.peek(path)[2])
+    made_with = (commit.fresh_sidecar(path) or {}).get("made_with", {})
+    beside = parse_kind(path, made_with.get("kind", {}))
+    version = made_with.get("encoder_version")
+    return found.filled(beside).filled(Kind(version=None if version is None else str(version)))
 
 
 def write_bag(path: str | Path, bag: Bag, layout: str = "trident", *, made_with: dict[str, Any] | None = None) -> None:

@@ -21,6 +21,7 @@ import torch
 from abbe.errors import BagError
 from abbe.store.commit import commit
 from abbe.store.h5 import open_h5, write_dataset
+from abbe.store.kind import Kind
 from abbe.store.parts import Overrides, Peek, as_coords, assemble, needs_coords, number, resolve_patch_size, shape_of
 from abbe.store.saved import peek_tensor, saved_tensor
 from abbe.types import Bag, Px0
@@ -122,6 +123,12 @@ def peek(path: Path) -> Peek:
         return *shape_of(path, "tensor", peek_tensor(path)), None
     with open_h5(path) as file:
         return *shape_of(path, "features", file.shape("features")), None
+
+
+def kind(path: Path) -> Kind:
+    """The level-0 size of a patch; CLAM states neither mpp nor encoder."""
+    patches = find_patches(path)
+    return Kind(patch_size_level0=None if patches is None else read_patches(patches).patch_size_level0)
 
 
 def write(path: Path, bag: Bag, made_with: dict[str, Any] | None = None) -> None:

@@ -99,6 +99,19 @@ def read_sidecar(path: str | Path) -> dict[str, Any] | None:
     return dict(value)
 
 
+def fresh_sidecar(path: Path) -> dict[str, Any] | None:
+    """The sidecar of a file that has its size and was not written after it; None otherwise, and for a folder.
+
+    A link has the sidecar of its target: one beside the link is of another file.
+    """
+    path = path.resolve()
+    sidecar = read_sidecar(path) if path.is_file() else None
+    if sidecar is None:
+        return None
+    status, written = path.stat(), sidecar_path(path).stat().st_mtime_ns
+    return sidecar if status.st_size == sidecar["size"] and status.st_mtime_ns <= written else None
+
+
 def state(path: str | Path) -> State:
     """State of the file at `path`; `done` if the hash in the sidecar matches. Reads the whole file."""
     path = Path(path)

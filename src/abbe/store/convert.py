@@ -15,7 +15,7 @@ from abbe.config import to_dict
 from abbe.console import progress
 from abbe.errors import AbbeError, BagError, InputError, StoreError
 from abbe.store import clam, commit, pickles, saved, trident
-from abbe.store.bags import layout_of, read_bag, suffix_of, write_bag
+from abbe.store.bags import layout_of, read_bag, read_kind, suffix_of, write_bag
 from abbe.store.commit import printable
 from abbe.store.find import FeatureFile, find_features
 from abbe.store.outcomes import Outcome, write_outcomes
@@ -113,6 +113,9 @@ def _one(job: _Job, file: FeatureFile) -> Outcome:
             bag, facts = _read(job, file, layout)
             patches, stage = len(bag), "write"
             made_with = {**record, "slide": facts, "read_as": layout, "patches": patches}
+            made_with["kind"] = (
+                {} if layout == "pickle" else read_kind(file.path, layout, encoder=job.settings.encoder).own()
+            )
             write_bag(targets[0], bag, job.settings.to, made_with=made_with)
         else:
             patches = done

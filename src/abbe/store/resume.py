@@ -100,12 +100,8 @@ def content_sha256(path: Path) -> str:
         for item in sorted(item for item in path.rglob("*") if item.is_file()):
             digest.update(f"{item.relative_to(path)}\0{commit.file_sha256(item)}\n".encode())
         return digest.hexdigest()
-    sidecar = commit.read_sidecar(path)
-    if sidecar is not None:
-        status, written = path.stat(), commit.sidecar_path(path).stat().st_mtime_ns
-        if status.st_size == sidecar["size"] and status.st_mtime_ns <= written:
-            return str(sidecar["sha256"])
-    return commit.file_sha256(path)
+    sidecar = commit.fresh_sidecar(path)
+    return commit.file_sha256(path) if sidecar is None else str(sidecar["sha256"])
 
 
 def made_before(

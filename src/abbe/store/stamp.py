@@ -16,6 +16,7 @@ import numpy as np
 from abbe.errors import BagError
 from abbe.store.commit import commit
 from abbe.store.h5 import open_h5, write_dataset
+from abbe.store.kind import Kind
 from abbe.store.parts import (
     MppMissing,
     Overrides,
@@ -71,6 +72,17 @@ def peek(path: Path) -> Peek:
     """(N, D, extractor)."""
     with open_h5(path) as file:
         return *shape_of(path, "feats", file.shape("feats")), text(file.attributes().get("extractor"))
+
+
+def kind(path: Path) -> Kind:
+    """The kind: STAMP states the side of a tile in µm and in pixels."""
+    with open_h5(path) as file:
+        attributes = file.attributes()
+    side, encoder = _tile_um(path, attributes), text(attributes.get("extractor"))
+    if side is None or "tile_size_px" not in attributes:
+        return Kind(encoder)
+    pixels = number(path, attributes, "tile_size_px")
+    return Kind(encoder, mpp=side / pixels, patch_size=pixels)
 
 
 def write(path: Path, bag: Bag, made_with: dict[str, Any] | None = None) -> None:

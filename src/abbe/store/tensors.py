@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from abbe.errors import BagError
 from abbe.store.commit import commit
+from abbe.store.kind import Kind, parse_kind
 from abbe.store.parts import Overrides, Peek, assemble, number, resolve_patch_size, shape_of
 from abbe.store.saved import coords_array, load_safetensors, peek_tensor, safetensors_header, saved_tensor
 from abbe.types import MPP, Bag, Px0
@@ -62,6 +63,14 @@ def peek(path: Path) -> Peek:
     return n, width, stated.get("encoder")
 
 
+def kind(path: Path) -> Kind:
+    """The kind as far as the header states it; unknown for a bare tensor."""
+    stated = _stated(path, safetensors_header(path)[1]) if path.suffix.lower() == SUFFIX else {}
+    own = parse_kind(path, stated.get("kind", {}))
+    size, mpp = stated.get("patch_size_level0"), stated.get("mpp")
+    return own.filled(Kind(stated.get("encoder"), patch_size_level0=size, level0_mpp=mpp))
+
+
 def write(path: Path, bag: Bag, made_with: dict[str, Any] | None = None) -> None:
     """Commit any bag, with coordinates or without. Raises BagError if `path` does not end in .safetensors."""
     if path.suffix.lower() != SUFFIX:
@@ -74,6 +83,7 @@ def write(path: Path, bag: Bag, made_with: dict[str, Any] | None = None) -> None
         "level0_width": width,
         "level0_height": height,
         "encoder": bag.encoder,
+        "kind": (made_with or {}).get("kind"),
     }
     stated = {key: value for key, value in stated.items() if value is not None}
     tensors = {"features": bag.features.contiguous()}

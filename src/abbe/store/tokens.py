@@ -25,7 +25,8 @@ class SlideTokens:
 
     tokens [K, D], mask [K], mass [K], attention [K] (weight of each token in the pooled vector);
     index [N, R] int32 and weight [N, R] as in `Assignment`; coords [N, 2] level-0 pixels, patch_size_level0.
-    about: slide_id, condenser, merges, classes, probabilities, mpp, level0_size, model, source.
+    about: slide_id, condenser, merges, classes, probabilities, features (their kind), mpp, level0_size, model, source.
+    Files of earlier versions have no `features`.
     """
 
     tokens: Tensor

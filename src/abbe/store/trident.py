@@ -9,7 +9,9 @@ writes chunks of (1, D), which costs one read per patch; Abbe writes large chunk
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +19,17 @@ from typing import Any
 import h5py
 import numpy as np
 
+from abbe.errors import BagError
 from abbe.store.commit import commit
 from abbe.store.h5 import open_h5, write_dataset
+from abbe.store.kind import ATTRIBUTE, Kind, parse_kind
 from abbe.store.parts import Overrides, Peek, assemble, needs_coords, number, resolve_patch_size, shape_of, text
 from abbe.types import MPP, Bag, Px0
 
 NAME = "trident"
 SUFFIX = ".h5"
 VERSION = 1
+_JOB = re.compile(r"([\d.]+)x_(\d+)px_(\d+)px_overlap")
 
 
 @dataclass(frozen=True)
@@ -79,9 +84,16 @@ def write_patches(path: Path, coords: np.ndarray, geometry: Geometry, made_with:
 
 
 def write_features(
-    path: Path, bag: Bag, geometry: Geometry | None = None, made_with: dict[str, Any] | None = None
+    path: Path,
+    bag: Bag,
+    geometry: Geometry | None = None,
+    made_with: dict[str, Any] | None = None,
+    *,
+    kind: Kind | None = None,
 ) -> None:
     """Commit a feature file. Without `geometry` the attributes describe the patches at level 0.
+
+    kind: what the encoder was given, if the attributes do not say it: they may describe level 0.
 
     Raises BagError for a bag without coordinates, which the layout requires.
     """
@@ -94,12 +106,17 @@ def write_features(
     ):
         _write_coords(file, bag.coords.numpy(), attributes)
         about = {"name": bag.slide_id, "savetodir": attributes.get("savetodir", ""), "encoder": bag.encoder or ""}
+        if kind is not None:
+            about[ATTRIBUTE] = json.dumps(kind.own())
         write_dataset(file, "features", bag.features.numpy()).attrs.update(about)
 
 
 def write(path: Path, bag: Bag, made_with: dict[str, Any] | None = None) -> None:
-    """Commit a bag with its patches described at level 0. Raises BagError as `write_features` does."""
-    write_features(path, bag, made_with=made_with)
+    """Commit a bag with its patches described at level 0. Raises BagError as `write_features` does.
+
+    A bag does not know the resolution its encoder was given, so the kind is that in `made_with`, or unknown.
+    """
+    write_features(path, bag, made_with=made_with, kind=parse_kind(path, (made_with or {}).get("kind", {})))
 
 
 def read(path: Path, overrides: Overrides, *, with_features: bool = True) -> Bag:
@@ -148,6 +165,37 @@ def peek(path: Path) -> Peek:
     """(N, D, encoder) of a feature file, without reading its features. Raises BagError as `read` does."""
     with open_h5(path) as file:
         return *shape_of(path, "features", file.shape("features")), text(file.attributes("features").get("encoder"))
+
+
+def kind(path: Path) -> Kind:
+    """The kind of a feature file. Raises BagError for an attribute that is not a number, as `read` does."""
+    with open_h5(path) as file:
+        about = file.attributes("features")
+        attributes = file.attributes("coords") if file.has("coords") else {}
+    if "patch_size_level0" not in attributes:
+        attributes = _patches_attributes(path) | attributes
+
+    def stated(key: str, *, positive: bool = True) -> float | None:
+        return number(path, attributes, key, positive=positive) if key in attributes else None
+
+    level0 = Kind(
+        text(about.get("encoder")), patch_size_level0=stated("patch_size_level0"), level0_mpp=stated("level0_mpp")
+    )
+    if ATTRIBUTE in about:
+        try:
+            values = json.loads(text(about[ATTRIBUTE]) or "{}")
+        except ValueError as error:
+            raise BagError(f"{path}: attribute {ATTRIBUTE!r} is not JSON ({error})") from error
+        return parse_kind(path, values).filled(level0)
+    # The mpp that was asked for; a level that is up to 5 % off is read as it is, and the attributes then state its own.
+    job = _JOB.fullmatch(text(attributes.get("savetodir")) or "")
+    if job is not None and level0.level0_mpp is not None:
+        return Kind(mpp=10 / float(job[1]), patch_size=float(job[2]), overlap=float(job[3])).filled(level0)
+    target = stated("target_magnification")
+    if target is None:
+        return level0
+    size, overlap = stated("patch_size"), stated("overlap", positive=False)
+    return Kind(mpp=10 / target, patch_size=size, overlap=overlap).filled(level0)
 
 
 def _stride(path: Path, attributes: dict[str, Any]) -> Px0 | None:

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from abbe.errors import BagError
 from abbe.store.aliases import same_encoder
+from abbe.store.kind import Kind
 from abbe.store.parts import Overrides, Peek, assemble, number, resolve_patch_size, shape_of
 from abbe.types import MPP, Bag, Px0
 
@@ -96,6 +97,24 @@ def peek(path: Path, encoder: str | None = None) -> Peek:
     with _reading(path):
         shape = tuple(table["X"].shape)
     return *shape_of(path, f"{table.path}/X", shape), name
+
+
+def kind(path: Path, encoder: str | None = None) -> Kind:
+    """The kind, from tile_spec: the mpp that was asked for, and sizes in pixels at that mpp."""
+    root = _open(path)
+    table, encoder = _table(path, root, encoder)
+    with _reading(path):
+        about, region = dict(root.attrs), str(table.attrs.get("region", _REGION))
+    spec = _object(path, _object(path, about, "tile_spec"), region)
+
+    def stated(key: str) -> float | None:
+        return number(path, spec, key) if spec.get(key) is not None else None
+
+    mpp, width, stride = stated("mpp"), stated("width"), stated("stride_width")
+    if mpp is None:
+        return Kind(encoder, patch_size_level0=_at_level0(path, spec, "width"))
+    overlap = None if width is None or stride is None else width - stride
+    return Kind(encoder, mpp=mpp, patch_size=width, overlap=overlap)
 
 
 def _open(path: Path) -> Any:

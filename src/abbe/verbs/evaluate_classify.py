@@ -29,7 +29,7 @@ class EvaluateClassify(EvaluationSettings):
         from abbe.metrics.decisions import lines as recall_lines
 
         report = evaluate_classifier(self, self.out)
-        lines = [f"slides: {report['slides']}, patients: {report['patients']}"]
+        lines = [f"slides: {report['slides']}, patients: {report['patients']}", *report["remarks"]]
         lines += [f"{name}: {shown(value)}" for name, value in report["metrics"].items()]
         lines += recall_lines(report)
         result("\n".join(lines), report, json_output=self.json)

@@ -9,11 +9,11 @@ import tyro
 
 from abbe.console import result, say
 from abbe.errors import ConfigError
-from abbe.slides.settings import EncodeSettings
+from abbe.slides.settings import ModelPatches
 
 
-@dataclass(frozen=True)
-class ExportHeatmap:
+@dataclass(frozen=True, kw_only=True)
+class ExportHeatmap(ModelPatches):
     """Draw what a model kept: patches by slot, patches by weight, and the most typical patches of each slot.
 
     Example:
@@ -34,8 +34,6 @@ class ExportHeatmap:
     """model folder or hub id, to condense the slide now"""
     features: Path | None = None
     """with --model: feature file of the slide (default: encode the slide)"""
-    override_mpp: float | None = None
-    """for a slide that does not state it: microns per pixel at level 0"""
     side: int = 1600
     """approximate length of the thumbnail's longer side in pixels"""
     json: bool = False
@@ -57,8 +55,7 @@ class ExportHeatmap:
         else:
             assert self.model is not None
             out = self.out / f"{self.slide.stem}.safetensors"
-            settings = EncodeSettings(override_mpp=self.override_mpp)
-            tokens = condense_source(self.features or self.slide, self.model, out, settings)
+            tokens = condense_source(self.features or self.slide, self.model, out, self)
         paths = []
         if not tokens.attended:
             say("no picture of weights: the pooling of this model has no weight per token")

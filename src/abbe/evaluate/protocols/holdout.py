@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ import pandas as pd
 from accelerate import PartialState
 
 from abbe.config import only
-from abbe.console import progress, say
+from abbe.console import say
 from abbe.data.cohort import Cohort, read_cohort
 from abbe.data.dataset import SlideDataset
+from abbe.errors import ConfigError
 from abbe.evaluate.predict import predict
 from abbe.evaluate.settings import HoldoutSettings
 from abbe.metrics.bootstrap import shown
@@ -21,11 +22,17 @@ from abbe.metrics.decisions import recall_report
 from abbe.metrics.predictions import all_metrics, summary, write_predictions
 from abbe.models.classifier import Classifier
 from abbe.models.hub import save_pretrained, weights_sha256
+from abbe.models.record import TrainingRecord, make_record
 from abbe.store import commit
-from abbe.store.resume import check_unchanged, content_sha256
+from abbe.store.resume import check_unchanged
 from abbe.train import checkpoint
 from abbe.train.loop import fit
-from abbe.train.objectives.classify import ClassifyObjective, balanced_weights, plan_classifier
+from abbe.train.objectives.classify import (
+    ClassifierPlan,
+    ClassifyObjective,
+    balanced_weights,
+    plan_classifier,
+)
 from abbe.train.recipe import Recipe
 from abbe.train.settings import DEFAULT_TOKENS
 from abbe.version import __version__
@@ -39,20 +46,25 @@ _OUTPUTS = (
     "model/config.json",
     "model/model.safetensors",
     "model/README.md",
+    "model/training.json",
 )
 _REMEDY = "use another --out, or --no-resume to start again here"
 
 
-def train_classifier(settings: HoldoutSettings, out: Path) -> dict[str, Any]:
+def train_classifier(settings: HoldoutSettings, out: Path, *, quiet: bool = False) -> dict[str, Any]:
     """Read the cohort, train and evaluate the model, and write the run; returns the content of result.json.
 
     A finished run with the same settings is read, not repeated. Under `accelerate launch` all processes train; the main
     process evaluates and writes, the others wait and return {}.
+
+    quiet: do not print what the cohort is; the result has it in any case.
     """
     processes = PartialState(cpu=settings.cpu)
     if settings.resume:
         _check_settings(out / "config.json", settings)
     cohort = read_cohort(settings)
+    if processes.is_main_process and not quiet:
+        say(cohort.describe())
     inputs = _inputs(settings, cohort)
     if settings.resume:
         _check_inputs(out / "inputs.json", inputs)
@@ -60,6 +72,11 @@ def train_classifier(settings: HoldoutSettings, out: Path) -> dict[str, Any]:
             checkpoint.remove(out / "checkpoint")  # the run may have been stopped just before it did
             return finished
     plan = plan_classifier(settings, cohort)
+    record = _record(settings, cohort, plan)
+    if plan.start is not None and (known := _seen_before(settings, cohort, plan.start.record)):
+        if processes.is_main_process:
+            say(known)
+        cohort = replace(cohort, remarks=(*cohort.remarks, known))
     processes.wait_for_everyone()  # all processes must check the folder before the main process writes to it
     if processes.is_main_process:
         _start(out, settings, cohort, inputs)
@@ -78,6 +95,7 @@ def train_classifier(settings: HoldoutSettings, out: Path) -> dict[str, Any]:
         description=f"training {settings.condenser}",
     )
     assert isinstance(model, Classifier)
+    model.record = record
     report: dict[str, Any] = {}
     if processes.is_main_process:
         tables = {split: predict(model, cohort.splits[split], split=split) for split in ("val", "test")}
@@ -115,18 +133,45 @@ def _in_effect(given: dict[str, Any]) -> dict[str, Any]:
 
 def _inputs(settings: HoldoutSettings, cohort: Cohort) -> dict[str, Any]:
     """Hashes of everything a run is made from: labels, splits, every feature file, the weights it starts from."""
-    records = [record for split in cohort.splits.values() for record in split]
-    features = {}
-    with progress("checking features", len(records)) as bar:
-        for record in records:
-            features[record.slide_id] = content_sha256(record.path)
-            bar.advance(bar.task_ids[0])
     return {
         "labels": commit.file_sha256(settings.labels),
         "splits": commit.file_sha256(settings.splits) if settings.splits else None,
-        "features": features,
+        "features": cohort.sha256,
         "condenser_init": weights_sha256(settings.condenser_init) if settings.condenser_init else None,
     }
+
+
+def _record(settings: HoldoutSettings, cohort: Cohort, plan: ClassifierPlan) -> TrainingRecord:
+    """What the model learns from, together with what the model it starts from has learned from.
+
+    Raises ConfigError if that one was trained on features of another kind.
+    """
+    earlier = plan.start.record if plan.start is not None else None
+    if earlier is not None and not settings.allow_mixed and (differ := earlier.kind.differences(cohort.kind)):
+        raise ConfigError(
+            f"--condenser-init {settings.condenser_init}: trained on features of another kind than "
+            f"{settings.features} ({'; '.join(differ)}); encode the slides alike, or use --allow-mixed"
+        )
+    slides = [
+        (split, cohort.sha256[record.slide_id], record.case_id)
+        for split, records in cohort.splits.items()
+        for record in records
+    ]
+    return make_record(cohort.kind, slides, mixed=cohort.mixed).with_earlier(earlier)
+
+
+def _seen_before(settings: HoldoutSettings, cohort: Cohort, earlier: TrainingRecord | None) -> str:
+    """What to say of test slides that the model of --condenser-init has learned from; "" if there are none."""
+    if earlier is None:
+        return f"{settings.condenser_init} does not record its training slides; test slides may be among them"
+    test = cohort.splits["test"]
+    seen = sum(earlier.split_of(cohort.sha256[item.slide_id], item.case_id) is not None for item in test)
+    if not seen:
+        return ""
+    return (
+        f"NOT HELD OUT: {seen} of {len(test)} test slides, or their patients, are in the training data of "
+        f"{settings.condenser_init}"
+    )
 
 
 def _check_inputs(path: Path, inputs: dict[str, Any]) -> None:
@@ -193,6 +238,10 @@ def _report(
         "seed": settings.recipe.seed,
         "slides": cohort.slides,
         "patients": cohort.patients,
+        "classes": cohort.counts,
+        "untrained_classes": list(cohort.untrained),
+        "features": {**cohort.kind.stated(), "mixed": cohort.mixed},
+        "remarks": list(cohort.remarks),
         "left_out": cohort.left_out,
         "outside_splits": cohort.table.attrs.get("outside_splits", []),
         "epochs": len(history),
@@ -229,6 +278,8 @@ def model_card(model: Classifier, report: dict[str, Any]) -> str:
     config = model.config
     rows = "\n".join(f"| {name} | {shown(value)} |" for name, value in report["metrics"]["test"].items())
     cited = "".join(f"- {reference}\n" for reference in model.condenser.references)
+    missing = ", ".join(report["untrained_classes"])
+    untrained = f"\nAverages include classes without a training slide: {missing}.\n" if missing else ""
     references = f"\nMethod:\n\n{cited}" if cited else ""
     return f"""---
 library_name: abbe
@@ -245,7 +296,7 @@ Trained on {report["slides"]["train"]} slides, weights selected on {report["slid
 | metric | value, 95 % confidence interval over patients |
 |---|---|
 {rows}
-
+{untrained}
 Labels table: sha256 `{report["labels_sha256"]}`. For research; not a medical device.
 {references}
 ```python
