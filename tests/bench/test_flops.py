@@ -37,7 +37,6 @@ def test_slim_counts_what_the_formula_says(case: int) -> None:
         "embed": 4 * heads * draw.randint(1, 8),
         "hidden": draw.randint(8, 200),
         "layers": draw.randint(2, 5),
-        "queries": draw.randint(1, 3),
         "piece": draw.choice([64, 1000]),
         "levels": draw.randint(1, 5),
     }

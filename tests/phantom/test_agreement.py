@@ -137,7 +137,7 @@ def test_pure_patches_of_encoded_slides_find_their_class(tmp_path):
     with openslide.OpenSlide(str(slides[-1])) as slide:
         x, y = pure[["x", "y"]].iloc[-1].tolist()
         patch = np.asarray(slide.read_region((256 * x, 256 * y), 0, (256, 256)).convert("RGB"))
-    np.testing.assert_allclose(features[-1], TextureEncoder()(patch[None])[0].astype(np.float16), atol=1e-6)
+    np.testing.assert_allclose(features[-1], TextureEncoder()(patch[None])[0], atol=1e-5)
     assert cls[-1] == pure["class"].iloc[-1]
     (tmp_path / "cohort" / "truth" / "patches.parquet").unlink()
     truth[truth["slide_id"] != "test-0001"].to_parquet(tmp_path / "cohort" / "truth" / "patches.parquet")

@@ -55,7 +55,7 @@ def test_every_slide_opens_and_its_truth_agrees_with_labels(out, labels):
         np.testing.assert_array_equal(painted[patches["y"], patches["x"]], patches["class"])
         purity = json.loads((out / "truth" / f"{label.slide_id}.json").read_text())["purity"]
         np.testing.assert_allclose(np.array(purity)[patches["y"], patches["x"]], patches["purity"], atol=1e-6)
-        assert patches["purity"].max() == 1 > patches["purity"].min()
+        assert 1 >= patches["purity"].max() > 0.9 > patches["purity"].min() > 0
         tumour = patches["class"] == TISSUE_CLASSES.index(f"tumour_{label.subtype}{label.grade}")
         assert label.evidence_fraction == pytest.approx(tumour.mean(), abs=1e-6)
         assert tumour.sum() >= 1

@@ -57,19 +57,17 @@ def slim(
     width: int = 768,
     heads: int = 16,
     hidden: int = 3072,
-    queries: int = 1,
 ) -> Cost:
     """SLIM. plan: patches in each block.   branches: (segment, dilation) pairs of each block's attention.
 
-    A Cropr module between two blocks takes one matrix–vector product for the scores, two products with the queries, and
-    an MLP on the queries' output.
+    A Cropr module between two blocks takes one matrix–vector product for the scores. What its queries read is for
+    training only and not counted.
     """
     cost = Cost(linear(plan[0], dim, width))
     for m, pairs in zip(plan, branches, strict=True):
         cost += longnet_block(m + 1, width, heads, hidden, pairs)
     for m in plan[:-1]:
-        read = 2 * linear(queries, m, width) + 2 * linear(queries, width, 4 * width)
-        cost += Cost(linear(m, width, 1) + read)
+        cost += Cost(linear(m, width, 1))
     return cost
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
 from typing import Any
 
 import torch
@@ -76,13 +76,14 @@ class Schedule:
     def state_dict(self) -> dict[str, Any]:
         """The state as plain JSON values."""
         state = {} if self.inner is None else self.inner.state_dict()
-        return {key: value for key, value in state.items() if key not in self._CONSTANTS}
+        # Before its first value, the best of a plateau is infinite too; left out, it is the constructor's when loaded.
+        return {key: value for key, value in state.items() if key not in self._CONSTANTS and not _infinite(value)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state returned by `state_dict`."""
         if self.inner is not None:
-            self.inner.load_state_dict({**{key: self.inner.state_dict().get(key) for key in self._needed()}, **state})
+            self.inner.load_state_dict({**self.inner.state_dict(), **state})
 
-    def _needed(self) -> Iterable[str]:
-        assert self.inner is not None
-        return [key for key in self.inner.state_dict() if key in self._CONSTANTS]
+
+def _infinite(value: object) -> bool:
+    return isinstance(value, float) and math.isinf(value)

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 import abbe
 from abbe.condensers.sparselearn import SparseLearn
 from abbe.config import only
-from abbe.data.dataset import LabelledBatch
+from abbe.data.cohort import Cohort
+from abbe.data.dataset import LabelledBatch, SlideRecord
 from abbe.errors import CheckpointError, ConfigError, InputError, MissingCoordinates, TableError
 from abbe.evaluate.protocols import holdout
 from abbe.evaluate.protocols.classify import evaluate_classifier
@@ -28,7 +29,7 @@ from abbe.store.commit import is_done
 from abbe.store.verify import verify
 from abbe.train import loop
 from abbe.train.loop import DivergedError
-from abbe.train.objectives.classify import ClassifyObjective
+from abbe.train.objectives.classify import ClassifyObjective, balanced_weights
 from abbe.train.recipe import Recipe
 from abbe.verbs.evaluate_classify import EvaluateClassify
 from abbe.verbs.train_classify import TrainClassify
@@ -110,6 +111,12 @@ def test_rare_classes_are_said_and_weights_or_sampling_find_them(
         assert set(report["recall"]) == {"a", "b"}
         assert report["threshold"]["class"] == "b"
     assert reports["weight"]["best_val_task"] != reports["as"]["best_val_task"]
+
+
+def test_balanced_weights_are_inverse_to_the_share_of_a_class_and_zero_without_slides() -> None:
+    records = [SlideRecord(f"s{row}", f"p{row}", Path(), label) for row, label in enumerate([0] * 8 + [2] * 2)]
+    cohort = Cohort(pd.DataFrame(), {"train": records}, ("a", "b", "c"), 8, None, {})
+    assert balanced_weights(cohort) == [0.625, 0.0, 2.5]
 
 
 def test_balanced_weights_multiply_each_slide_s_cross_entropy() -> None:

@@ -96,10 +96,11 @@ def _try(plan: ClassifierPlan, record: SlideRecord) -> int | float:
 
 
 def balanced_weights(cohort: Cohort) -> list[float]:
-    """n / (C · n_c) for each class, over the training slides; their mean over the slides is 1."""
+    """n / (C · n_c) for each class of the training slides, 0 for one without; their mean over the slides is 1."""
     labels = [record.label for record in cohort.splits["train"]]
-    known = np.arange(len(cohort.classes))
-    return [float(weight) for weight in compute_class_weight("balanced", classes=known, y=labels)]
+    known = np.unique(labels)
+    weights = dict(zip(known.tolist(), compute_class_weight("balanced", classes=known, y=labels), strict=True))
+    return [float(weights.get(number, 0.0)) for number in range(len(cohort.classes))]
 
 
 @dataclass(frozen=True)
