@@ -8,11 +8,12 @@ OUT ?= demo
 # Tests run one process per core; more threads in each would only fight.
 WORKERS ?= auto
 
-.PHONY: demo test check docs bench kills clean help
+.PHONY: demo test long check docs bench kills clean help
 
 help:
 	@echo "make demo   the tour on rendered slides; ends with $(OUT)/report.html"
-	@echo "make test   every test"
+	@echo "make test   the tests"
+	@echo "make long   tests that take longer than make test has time for (about 10 minutes)"
 	@echo "make check  format, lint, types, layers and the fast tests"
 	@echo "make docs   the documentation site, in site/; rewrites the table of condensers in docs/methods/baselines.md"
 	@echo "make kills  encode killed 50 times at random, training at every write, and resumed (about 10 minutes)"
@@ -32,7 +33,10 @@ demo: $(INSTALLED)
 	$(BIN)/abbe demo --out $(OUT)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not long"
+
+long: $(INSTALLED)
+	$(BIN)/python -m pytest -m long
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
@@ -40,7 +44,7 @@ check: $(INSTALLED)
 	$(BIN)/lint-imports
 	@# Types are checked while the tests run: it is one process, and half a minute without its cache.
 	@$(BIN)/mypy & types=$$!; \
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q -m "not slow and not gpu"; tests=$$?; \
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q -m "not slow and not long and not gpu"; tests=$$?; \
 	wait $$types && exit $$tests
 
 docs: $(INSTALLED)-docs

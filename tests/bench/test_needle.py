@@ -33,7 +33,7 @@ def test_a_sweep_enters_every_combination_of_a_grid() -> None:
     assert len({c.name for c in entered}) == len(entered)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_sweep_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(condenser_class("tcssa"), "grid", {"tokens": [2, 4], "aux_weight": [0.0, 1.0]})
     run = NeedleSettings(

@@ -74,8 +74,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     return agreement(bank, *(np.concatenate(parts) for parts in zip(*slides, strict=True)))
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.long
 def test_whole_slides_are_read_as_well_as_the_bank(found):
     many = found[found["slide_patches"] >= 500].drop(index="all")
     assert list(many.index) == ["lymphocytes"], found.to_string()

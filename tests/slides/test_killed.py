@@ -23,7 +23,7 @@ from abbe.phantom.render.tissue import GLASS, site_stain
 from abbe.store.commit import SIDECAR, is_done
 from slides.painted import paint, rows
 
-KILLS = int(os.environ.get("ABBE_KILLS", "8"))
+KILLS = int(os.environ.get("ABBE_KILLS", "4"))
 
 
 class Runs:

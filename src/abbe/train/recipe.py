@@ -18,7 +18,7 @@ class Recipe:
     """slides per optimiser step, over all processes"""
     accumulate: int = 1
     """gradient accumulation: number of parts of each batch, to save memory; the step is the same"""
-    lr: float = 1e-4
+    lr: float = 3e-4
     """learning rate of AdamW"""
     group_lr: tuple[str, ...] = ()
     """learning rates of parameter groups, as prefix=rate, e.g. condenser=1e-5"""
@@ -75,6 +75,6 @@ class Recipe:
 RECIPES = {
     "abbe": Recipe(),
     # The scripts of the TC-SSA authors; 50, 20 or 100 epochs depending on the data set. See docs/classify.md.
-    "tcssa-mil": Recipe(epochs=50, min_lr=1e-6, monitor="auroc"),
+    "tcssa-mil": Recipe(epochs=50, lr=1e-4, min_lr=1e-6, monitor="auroc"),
 }
 """Named recipes, for `--recipe NAME`; single options override them."""
