@@ -110,7 +110,7 @@ def test_the_command_has_what_differs_from_the_defaults_and_nothing_else() -> No
     assert "json" not in found["settings"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_benchmark_reproduces_itself_from_its_own_record(tmp_path: Path) -> None:
     run = BenchNeedle(
         out=tmp_path / "first", condensers=("tcssa", "none"), tokens=8, fractions=(0.1, 0.05), seeds=(1,), tune_at=0.05,

@@ -43,7 +43,9 @@ def measure(name: str) -> dict[str, float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", list_condensers())
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long if name == "slim" else ()) for name in list_condensers()]
+)
 def test_100_000_patches_fit_in_4_gib(name: str) -> None:
     found = measure(name)
     assert found["gib"] < 4, f"{name}: {found['gib']:.2f} GiB for 100,000 patches"

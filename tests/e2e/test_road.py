@@ -134,7 +134,7 @@ def test_the_tour_from_end_to_end(tmp_path: Path) -> None:
     assert again["metrics"] == found["metrics"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_needle_benchmark_in_small(tmp_path: Path) -> None:
     run = BenchNeedle(
         out=tmp_path, fractions=(0.05,), seeds=(0, 1), tune_at=0.05, rates=(1e-3,), slides=(12, 6, 8), patches=40,

@@ -142,7 +142,7 @@ def kill_once(runs: Runs, draw: random.Random, *, aimed: bool) -> str:
     return "reading" if readers else "start or between"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(5400)
 def test_killed_at_random_moments_the_end_is_the_same(runs: Runs) -> None:
     draw = random.Random(0)

@@ -153,7 +153,7 @@ def test_stopped_and_resumed_is_bitwise_the_same(schedule: str, tmp_path: Path) 
 
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
     run(Recipe(epochs=1, checkpoint_every=1), folder=tmp_path)
-    with pytest.raises(CheckpointError, match=r"made with other settings \(lr is 0.0001 there and 0.001 here\)"):
+    with pytest.raises(CheckpointError, match=r"made with other settings \(lr is 0.0003 there and 0.001 here\)"):
         run(Recipe(epochs=1, checkpoint_every=1, lr=1e-3), folder=tmp_path)
 
 

@@ -15,9 +15,9 @@ class DemoSettings:
 
     out: Path = Path("demo")
     """output folder"""
-    plan: CohortPlan = field(default_factory=lambda: CohortPlan(0.01, (200, 60, 120), 1000))
+    plan: CohortPlan = field(default_factory=lambda: CohortPlan(0.01, (140, 45, 90), 700))
     """the cohort the models are trained on"""
-    bank: BankPlan = field(default_factory=lambda: BankPlan(normal=(6, 2, 4), tumour=(12, 4, 8)))
+    bank: BankPlan = field(default_factory=lambda: BankPlan(normal=(5, 2, 3), tumour=(10, 4, 7)))
     """the rendered patches that the cohort is sampled from"""
     recipe: Recipe = field(default_factory=lambda: Recipe(epochs=20, lr=1e-3, early_stop=20, plateau_patience=20))
     """how each model is trained"""

@@ -87,7 +87,7 @@ def test_a_folder_cannot_switch_the_check_off(tmp_path):
         create_patch_encoder(folder, device="cpu")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_constructor_of_timm_is_given_the_argument():
     """One small model of every module of timm, on the meta device (no memory)."""
     modules = defaultdict(list)
