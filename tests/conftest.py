@@ -31,5 +31,7 @@ def data() -> Path:
     """The folder of real slides, patches and tables; ABBE_DATA, or shared/data beside the checkout."""
     folder = Path(os.environ.get("ABBE_DATA", ROOT.parent / "shared" / "data"))
     if not (folder / "slides").is_dir():
+        if "ABBE_DATA" in os.environ:
+            pytest.fail(f"ABBE_DATA is {folder}, which has no folder `slides`")
         pytest.skip(f"real slides and tables, in {folder}, are absent; CONTRIBUTING.md says where each file is from")
     return folder

@@ -68,3 +68,9 @@ def test_the_threshold_is_half_if_nothing_is_better_and_none_for_three_classes()
     assert best_threshold(labels, np.stack([1 - score, score], 1)) == 0.5
     assert best_threshold(labels, np.full((4, 3), 1 / 3)) is None
     assert best_threshold(np.ones(4, int), np.stack([1 - score, score], 1)) is None
+
+
+def test_equal_probabilities_leave_the_threshold_at_half() -> None:
+    labels = np.array([0, 0, 1])
+    for score in (0.2, 0.5, 0.9):
+        assert best_threshold(labels, np.array([[1 - score, score]] * 3)) == 0.5

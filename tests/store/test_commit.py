@@ -124,5 +124,7 @@ def test_only_temporaries_of_killed_runs_are_removed(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     for name in left:
         (tmp_path / "model" / name).write_text("x")
-    commit.remove_temporaries(tmp_path)
+    commit.remove_temporaries(tmp_path)  # of its own files, not of those in folders below
+    assert len(list((tmp_path / "model").iterdir())) == len(left)
+    commit.remove_temporaries(tmp_path / "model")
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == sorted(left[2:])

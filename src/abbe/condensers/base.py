@@ -107,10 +107,7 @@ class Condenser(nn.Module):
         """
         self.check(batch)
         soft = self.training if soft is None else soft
-        more = {"predictions": predictions} if self.prediction_names else {}
-        return self._on_valid(
-            batch, lambda valid: self.condense(valid, self.budgets(valid.lengths, tokens), soft=soft, **more)
-        )
+        return self._on_valid(batch, lambda valid: self._condense(valid, tokens, soft=soft, predictions=predictions))
 
     def set_progress(self, fraction: float) -> None:
         """Called before every training step with the share of planned steps that is done, in [0, 1).
@@ -163,6 +160,11 @@ class Condenser(nn.Module):
         if len(given) != len(lengths):
             raise InputError(f"{self.name}: {len(given)} budgets for {len(lengths)} slides; give one, or one per slide")
         return [_budget(self.name, budget) for budget in given]
+
+    def _condense(self, batch: TokenBatch, tokens: Budget | None, *, soft: bool, predictions: bool) -> Condensed:
+        """`condense` with the budget as given. Only methods with `prediction_names` are told about predictions."""
+        more = {"predictions": predictions} if self.prediction_names else {}
+        return self.condense(batch, self.budgets(batch.lengths, tokens), soft=soft, **more)
 
     def _on_valid(self, batch: TokenBatch, run: Callable[[TokenBatch], Condensed]) -> Condensed:
         """`run(batch)`, for a method that selects without the masked tokens."""

@@ -90,32 +90,13 @@ class Slim(Condenser):
     def prediction_names(self) -> tuple[str, ...]:
         return tuple(f"cropr/{number}" for number in range(1, len(self.croppers) + 1))
 
-    def forward(
-        self,
-        batch: TokenBatch,
-        *,
-        tokens: Budget | None = None,
-        soft: bool | None = None,
-        predictions: bool = False,
-    ) -> Condensed:
-        self.check(batch)
-        return self._on_valid(
-            batch, lambda valid: self._prune(valid, self.schedules(valid.lengths, tokens), predictions)
-        )
-
     def condense(self, batch: TokenBatch, budgets: list[int], *, soft: bool, predictions: bool = False) -> Condensed:
-        return self._prune(batch, self.schedules(batch.lengths, budgets), predictions)
+        return self._condense(batch, budgets, soft=soft, predictions=predictions)
 
-    def budgets(self, lengths: Tensor, tokens: Budget | None) -> list[int]:
-        """Patches left of each slide at the end."""
-        return [plan[-1] for plan in self.schedules(lengths, tokens)]
+    def _condense(self, batch: TokenBatch, tokens: Budget | None, *, soft: bool, predictions: bool) -> Condensed:
+        # A keep rate and the count it gives prune by different schedules: take the budget as given.
+        schedules = self.schedules(batch.lengths, tokens)
 
-    def schedules(self, lengths: Tensor, tokens: Budget | None) -> list[list[int]]:
-        """For each slide, patches left after blocks 1 … layers − 1; see `keep_schedule`."""
-        budgets = self.requested(lengths, tokens)
-        return [keep_schedule(n, k, len(self.croppers)) for n, k in zip(lengths.tolist(), budgets, strict=True)]
-
-    def _prune(self, batch: TokenBatch, schedules: list[list[int]], predictions: bool) -> Condensed:  # noqa: FBT001
         def between(number: int, tokens: TokenBatch) -> Condensed:
             cropper = self.croppers[number - 1]
             assert isinstance(cropper, Cropr)
@@ -125,6 +106,15 @@ class Slim(Condenser):
             return replace(condensed, predictions={f"cropr/{number}": cropper.read(tokens)})
 
         return self.encoder(batch, between=between)
+
+    def budgets(self, lengths: Tensor, tokens: Budget | None) -> list[int]:
+        """Patches left of each slide at the end."""
+        return [plan[-1] for plan in self.schedules(lengths, tokens)]
+
+    def schedules(self, lengths: Tensor, tokens: Budget | None) -> list[list[int]]:
+        """For each slide, patches left after blocks 1 … layers − 1; see `keep_schedule`."""
+        budgets = self.requested(lengths, tokens)
+        return [keep_schedule(n, k, len(self.croppers)) for n, k in zip(lengths.tolist(), budgets, strict=True)]
 
 
 def keep_schedule(n: int, budget: int | float, steps: int) -> list[int]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import roc_curve
 
 from abbe.metrics.bootstrap import Interval, patient_bootstrap, shown
 from abbe.metrics.predictions import arrays, class_names, summary
@@ -55,16 +56,17 @@ def lines(report: dict[str, Any]) -> list[str]:
 def best_threshold(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
     """The threshold on the second class's probability with the best balanced accuracy; of several the nearest to 0.5.
 
-    labels: [n] int.   probabilities: [n, C].   Candidates lie halfway between neighbouring probabilities. None for more
-    than two classes, or if one has no slide.
+    labels: [n] int.   probabilities: [n, C].   None for more than two classes, or if one has no slide. A threshold that
+    separates two neighbouring probabilities lies halfway between them, or at 0.5 if that separates them too.
     """
     if probabilities.shape[1] != 2 or len(np.unique(labels)) < 2:
         return None
-    levels = np.unique(probabilities[:, 1])
-    candidates = np.array([0.5, *(levels[1:] + levels[:-1]) / 2])
-    hits = probabilities[:, 1] >= candidates[:, None]
-    balanced = (hits[:, labels == 1].mean(1) + (~hits[:, labels == 0]).mean(1)) / 2
-    best = candidates[np.isclose(balanced, balanced.max(), rtol=0, atol=1e-12)]
+    false_alarms, hits, above = roc_curve(labels, probabilities[:, 1], drop_intermediate=False)
+    balanced = hits - false_alarms
+    above = np.minimum(above, 1.0)  # the first threshold is infinite: no slide reaches it
+    below = np.append(above[1:], 0.0)
+    middle = np.where((below < 0.5) & (above >= 0.5), 0.5, (below + above) / 2)
+    best = middle[np.isclose(balanced, balanced.max(), rtol=0, atol=1e-12)]
     return float(best[np.abs(best - 0.5).argmin()])
 
 

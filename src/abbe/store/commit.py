@@ -142,8 +142,8 @@ def printable(path: str | Path) -> str:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove temporary files that a killed run left in `folder`, which no other process may be writing to."""
-    for path in folder.rglob(".*.tmp*"):
+    """Remove temporary files that a killed run left directly in `folder`, which no other process may be writing to."""
+    for path in folder.glob(".*.tmp*"):
         if _TEMPORARY.fullmatch(path.name) and path.is_file():
             path.unlink()
 

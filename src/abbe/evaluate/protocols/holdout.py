@@ -211,7 +211,8 @@ def _is(path: Path, digest: str) -> bool:
 
 def _start(out: Path, settings: HoldoutSettings, cohort: Cohort, inputs: dict[str, Any]) -> None:
     """What a run keeps from its beginning, and is compared with when it resumes."""
-    commit.remove_temporaries(out)
+    for folder in (out, out / "model", out / "checkpoint", *(out / "checkpoint").glob("epoch-*")):
+        commit.remove_temporaries(folder)  # only the run's own folders: below `out` another run may be writing
     config = {**only(HoldoutSettings, settings), "out": commit.printable(out)}
     commit.write_json(out / "config.json", config, format="abbe-config")
     commit.write_text(out / "splits.csv", cohort.table.to_csv(index=False), format="labels")
