@@ -60,6 +60,7 @@ def test_weights_that_the_pooling_does_not_report_are_refused() -> None:
         abbe.plot.weight(thumbnail(), silent)
 
 
+@pytest.mark.slow
 def test_slides_and_tokens_may_be_files(tmp_path: Path) -> None:
     layout = needle_layout(np.random.default_rng(0), 10, tumour_class=6, fraction=0.2, shape=(4, 4))
     slide = write_phantom_slide(tmp_path, "s", layout, stain=site_stain(0, 0, 0), seed=0)

@@ -167,6 +167,7 @@ def test_the_probe_is_ridge_with_the_penalty_that_inner_folds_choose(classes):
     assert len(set(chosen)) > 1
 
 
+@pytest.mark.slow
 def test_a_probe_tells_informative_features_from_noise_and_keeps_groups_whole(tmp_path):
     data = read_patches(made(tmp_path / "p"))
     rng = np.random.default_rng(0)
@@ -197,6 +198,7 @@ class Brightness:
         return patches.mean(axis=(1, 2, 3), dtype=np.float64)[:, None].astype(np.float32)
 
 
+@pytest.mark.slow
 def test_a_probe_loses_what_a_change_takes_and_nothing_else(monkeypatch):
     """Classes differ in brightness alone. What keeps it costs nothing; patches turned negative are all read wrongly."""
     shades = {"lung_aca": 60, "lung_n": 120, "lung_scc": 190, "colon_aca": 60, "colon_n": 190}

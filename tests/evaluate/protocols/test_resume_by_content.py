@@ -91,6 +91,7 @@ def test_a_feature_file_replaced_under_an_old_sidecar_is_noticed(tmp_path: Path)
         train_classifier(run, tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["model/model.safetensors", "predictions.parquet", "inputs.json"])
 def test_an_output_that_is_missing_is_made_again(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     features, labels = write_cohort(tmp_path, patients=14, n=6)
